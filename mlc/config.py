@@ -118,7 +118,9 @@ class ModelSection(Section):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.architecture == "huggingface" and bool(self.path) == bool(self.config):
-            raise ValueError('architecture = "huggingface" needs exactly one of path (weights) and config (from scratch)')
+            raise ValueError(
+                'architecture = "huggingface" needs exactly one of path (weights) and config (from scratch)'
+            )
         if self.architecture == "glm" and (self.path or self.config):
             raise ValueError('path and config belong to architecture = "huggingface"')
         if self.architecture == "glm" and self.hidden_size % self.heads:

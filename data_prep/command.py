@@ -1,0 +1,199 @@
+"""`mlc prep`: build, verify and inspect shards from the command line.
+
+In:  arguments.
+Out: tables on the terminal, JSON where it is asked for; errors as `MlcError`, which the caller turns into exit codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data_prep.build import BuildResult, build_shards
+from data_prep.inspection import length_histogram, sample_texts
+from data_prep.progress import Progress, RichProgress
+from data_prep.ranks import Ranks, find_ranks
+from data_prep.recipe import PrepRecipe
+from data_prep.tokenizer import Tokenizer
+from data_prep.verify import find_faults
+from mlc.config import read_recipe
+from mlc.data.manifest import Manifest, ShardEntry, write_atomically
+from mlc.errors import MlcError
+
+app = typer.Typer(name="prep", help="Turn text into verified shards, once.", no_args_is_help=True)
+
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON too.")]
+ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder with manifest.json.")]
+
+
+@app.command("build", epilog="Example: mpirun -n 8 mlc prep build recipes/prep.toml")
+def _build_command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file; see docs/data_prep.md.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: build.output=shards")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another build in the output folder.")] = False,
+    json_path: JsonOption = None,
+) -> None:
+    """Read, normalise and tokenise a corpus into shards.
+
+    Alone, or under mpirun -n N or srun: the shards are the same to the byte. A finished build of the same recipe and
+    files is left as it is.
+
+    mlc prep build recipes/prep.toml --set tokenizer.vocab_size=32000
+    """
+    build(recipe, overrides or (), overwrite, json_path)
+
+
+@app.command("verify", epilog="Example: mlc prep verify shards --json faults.json")
+def _verify_command(shards: ShardsArgument, json_path: JsonOption = None) -> None:
+    """Read every byte of a build and compare it with its manifest; exit code 1 lists every fault."""
+    verify(shards, json_path)
+
+
+@app.command("inspect", epilog="Example: mlc prep inspect shards --samples 5 --shard documents/de")
+def _inspect_command(
+    shards: ShardsArgument,
+    samples: Annotated[int, typer.Option(min=0, help="Documents of each shard to show.")] = 2,
+    shard: Annotated[list[str] | None, typer.Option(help="Only this shard; may be given again.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Show what a build holds: a table, some documents as text, and how long they are."""
+    inspect(shards, samples, tuple(shard or ()), json_path)
+
+
+def build(
+    recipe_path: Path,
+    overrides: list[str] | tuple[str, ...] = (),
+    overwrite: bool = False,
+    json_path: Path | None = None,
+) -> BuildResult:
+    """`mlc prep build`.
+
+    Raises:
+        MlcError: RecipeError (2) before work starts, DataError (1) where the text cannot be used.
+    """
+    ranks = find_ranks(os.environ)
+    recipe = ranks.on_first(lambda: read_recipe(recipe_path, PrepRecipe, overrides))
+    console = Console()
+    with _progress(console, ranks) as progress:
+        result = build_shards(recipe, str(recipe_path), ranks, overwrite, progress)
+    if ranks.rank == 0:
+        manifest = result.manifest
+        console.print(_table(manifest, manifest.shards))
+        seconds = f" in {manifest.timing.get('seconds', 0):.1f} s" if result.built else ""
+        console.print(
+            f"{'built' if result.built else 'up to date'}{seconds}: {escape(str(manifest.folder))}", highlight=False
+        )
+        _write_json(json_path, {"status": "built" if result.built else "up_to_date", **_summary(manifest)})
+    return result
+
+
+def verify(shards: Path, json_path: Path | None = None) -> None:
+    """`mlc prep verify`.
+
+    Raises:
+        MlcError: (1) with every fault, after the JSON was written; ShardError (2): there is no readable manifest.
+    """
+    console = Console()
+    manifest = Manifest.read(shards)
+    faults = find_faults(manifest, on_shard=lambda name: console.print(f"reading {escape(name)}", highlight=False))
+    _write_json(json_path, {"faults": faults, **_summary(manifest)})
+    if faults:
+        raise MlcError(
+            f"{len(faults)} fault{'s' if len(faults) > 1 else ''}:\n  - " + "\n  - ".join(faults),
+            where=str(shards),
+            hint="mlc prep build RECIPE --overwrite",
+        )
+    console.print(f"no fault in {len(manifest.shards)} shards, manifest {manifest.sha256[:12]}", highlight=False)
+
+
+def inspect(shards: Path, samples: int = 2, names: tuple[str, ...] = (), json_path: Path | None = None) -> None:
+    """`mlc prep inspect`.
+
+    Raises:
+        ShardError: (2) there is no readable manifest, a shard is damaged, or there is none of that name.
+    """
+    console = Console()
+    manifest = Manifest.read(shards)
+    entries = [manifest.entry(name) for name in names] or list(manifest.shards)
+    tokenizer = Tokenizer(manifest.folder / manifest.tokenizer.file)
+    console.print(_table(manifest, entries))
+    details: dict[str, Any] = {}
+    for entry in entries:
+        texts = sample_texts(manifest, entry, tokenizer, samples)
+        histograms = {
+            prefix: length_histogram(shard.document_lengths)
+            for prefix, shard in zip(entry.prefixes, manifest.open(entry), strict=True)
+        }
+        details[entry.name] = {"samples": texts, "document_lengths": {name: dict(h) for name, h in histograms.items()}}
+        for prefix, histogram in histograms.items():
+            console.print(_histogram_table(prefix, histogram))
+        for sides in texts:
+            for language, text in zip(entry.languages, sides, strict=True):
+                console.print(f"[bold]{language}[/bold] {escape(text)}", highlight=False)
+    _write_json(json_path, {**_summary(manifest), "details": details})
+
+
+def _progress(console: Console, ranks: Ranks) -> Progress:
+    if ranks.rank != 0 or not console.is_terminal:
+        return Progress()
+    if ranks.size > 1:
+        return RichProgress(console, f"rank 0 of {ranks.size}", redraws_per_second=0.5)
+    return RichProgress(console)
+
+
+def _table(manifest: Manifest, entries: tuple[ShardEntry, ...] | list[ShardEntry]) -> Table:
+    table = Table(box=box.SIMPLE, title=f"{manifest.tokenizer.vocab_size:,} ids, manifest {manifest.sha256[:12]}")
+    table.add_column("shard")
+    for name in ("documents", "sequences", "tokens", "tokens/byte", "dropped"):
+        table.add_column(name, justify="right")
+    for entry in entries:
+        density = f"{entry.tokens / entry.text_bytes:.3f}" if entry.text_bytes else "-"
+        counts = [f"{count:,}" for count in (entry.documents, entry.sequences, entry.tokens)]
+        table.add_row(entry.name, *counts, density, f"{sum(entry.dropped.values()):,}")
+    return table
+
+
+def _histogram_table(prefix: str, histogram: list[tuple[str, int]]) -> Table:
+    table = Table(box=None, title=f"{prefix}: tokens a document", title_justify="left", show_header=False)
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column()
+    largest = max((count for _, count in histogram), default=1) or 1
+    for lengths, count in histogram:
+        table.add_row(lengths, f"{count:,}", "█" * round(40 * count / largest))
+    return table
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "folder": str(manifest.folder),
+        "manifest_sha256": manifest.sha256,
+        "vocab_size": manifest.tokenizer.vocab_size,
+        "timing": manifest.timing,
+        "shards": [
+            {
+                "name": entry.name,
+                "documents": entry.documents,
+                "sequences": entry.sequences,
+                "tokens": entry.tokens,
+                "text_bytes": entry.text_bytes,
+                "dropped": entry.dropped,
+            }
+            for entry in manifest.shards
+        ],
+    }
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path is not None:
+        write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

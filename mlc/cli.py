@@ -1,0 +1,95 @@
+"""The `mlc` command: parses, calls the package that owns the work, and turns errors into exit codes.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or recipe, 75 saved on request (start the same command again).
+Packages are imported when their command runs, so `mlc --help` is immediate.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlc.errors import EXIT_USAGE, MlcError
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the recipe; repeatable.")
+]
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe of the run.")]
+
+
+def build_app() -> typer.Typer:
+    """All commands."""
+    app = typer.Typer(
+        name="mlc",
+        help="Multilingual contrastive pre-training of General Language Models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    app.command("train", epilog=_examples(
+        "mlc train recipes/demo_joint.toml",
+        "torchrun --nproc-per-node 2 -m mlc train recipes/demo_joint.toml",
+        "mpirun -n 2 mlc train recipes/demo_joint.toml --set schedule.total_steps=100",
+    ))(_train)
+    check = typer.Typer(help="Check a recipe before anything runs.", no_args_is_help=True)
+    check.command("recipe", epilog=_examples("mlc check recipe recipes/seed_glm.toml"))(_check_recipe)
+    app.add_typer(check, name="check")
+
+    # Sub-applications bring their own help and examples; importing them costs no torch.
+    from data_prep.command import app as prep
+    from mlc.evaluate.command import app as evaluate
+    from mlc.export.command import export_command
+
+    app.add_typer(prep, name="prep")
+    app.add_typer(evaluate, name="evaluate")
+    app.command("export")(export_command)
+    return app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        build_app()()
+    except MlcError as error:
+        # A refusal is the same on every rank: one of them speaks. A failure may be one rank's own.
+        if error.exit_code != EXIT_USAGE or _rank() == 0:
+            print(f"mlc: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
+def _train(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Train a recipe; continue from its newest complete checkpoint if there is one.
+
+    Started alone it is one rank; torchrun, deepspeed, mpirun and srun start more. SIGTERM, SIGINT or SIGUSR2 saves
+    and ends with exit code 75.
+    """
+    from mlc.config import TrainRecipe, read_recipe
+    from mlc.distributed.ranks import find_ranks
+
+    resolved = read_recipe(recipe, TrainRecipe, overrides or ())
+    ranks = find_ranks(os.environ)
+    from mlc.engine.train import train
+
+    sys.exit(train(resolved, ranks))
+
+
+def _check_recipe(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Validate a recipe and print it with every default written out."""
+    from mlc.config import TrainRecipe, read_recipe
+
+    print(read_recipe(recipe, TrainRecipe, overrides or ()).to_toml(), end="")
+
+
+def _examples(*commands: str) -> str:
+    return "[bold]Examples:[/bold]\n\n" + "\n\n".join(f"  $ {command}" for command in commands)
+
+
+def _rank() -> int:
+    from mlc.distributed.ranks import guess_rank
+
+    return guess_rank(os.environ)

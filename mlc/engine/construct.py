@@ -1,0 +1,148 @@
+"""Builds what a run trains: the process group, the sharded model, its optimizer. The only door to DeepSpeed.
+
+In:  a recipe, the ranks, the vocabulary.
+Out: a `deepspeed.DeepSpeedEngine` around a `TrainingModel` whose initial weights are a function of (seed, name) alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlc.config import OptimizerSection, TrainRecipe
+from mlc.distributed.ranks import RankInfo, export_ranks
+from mlc.engine.deepspeed_config import deepspeed_config
+from mlc.errors import RecipeError
+from mlc.model.build import build_training_model
+from mlc.model.training_model import TrainingModel
+
+
+def prepare_process(recipe: TrainRecipe, ranks: RankInfo) -> torch.device:
+    """Everything that has to be settled before DeepSpeed is imported or a tensor is made.
+
+    Returns:
+        The device of this rank.
+
+    Raises:
+        RecipeError: fp16 without an accelerator.
+    """
+    export_ranks(ranks, os.environ)
+    # The recipe, not the launcher, decides the number of threads: it fixes the order of floating-point sums.
+    torch.set_num_threads(recipe.run.threads_per_rank)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ranks.local_rank)
+        return torch.device("cuda", ranks.local_rank)
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    if recipe.run.precision == "fp16":
+        raise RecipeError(
+            "fp16 needs an accelerator, and this machine shows none",
+            found='run.precision = "fp16"',
+            needed='"bf16" or "fp32" on CPU',
+            hint="--set run.precision=bf16",
+        )
+    return torch.device("cpu")
+
+
+def start_process_group() -> None:
+    """Connect the ranks: NCCL on GPUs, gloo on CPUs."""
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    # Its only use is inference on CPU, and making it costs a C++ compiler and half a minute at the first start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+def build_engine(
+    recipe: TrainRecipe,
+    ranks: RankInfo,
+    *,
+    vocab_size: int,
+    special_ids: Mapping[str, int],
+    device: torch.device,
+) -> Any:
+    """The model under DeepSpeed, ready for its first step.
+
+    Args:
+        recipe: resolved recipe.
+        ranks: of this process; the process group is up.
+        vocab_size, special_ids: of the shards' tokenizer.
+        device: of this rank.
+    """
+    import deepspeed
+
+    config = deepspeed_config(recipe, ranks.world_size)
+    # transformers' own constructors index their embeddings, which are empty under zero.Init; ours do not.
+    born_sharded = config["zero_optimization"]["stage"] == 3 and recipe.model.architecture == "glm"
+    with deepspeed.zero.Init(config_dict_or_path=config, enabled=born_sharded):
+        model = build_training_model(
+            recipe.model,
+            vocab_size=vocab_size,
+            special_ids=special_ids,
+            # Part B needs no positions of its own: each of its tokens carries its blank's place.
+            max_positions=recipe.data.max_tokens,
+            seed=recipe.run.seed,
+            gathered=gathered,
+        )
+    groups = parameter_groups(model, recipe.optimizer)
+    offloaded = config["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
+    optimizer = _adamw(groups, recipe.optimizer, offloaded=offloaded and device.type != "cpu", fused=device.type == "cuda")
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    return engine
+
+
+def parameter_groups(model: nn.Module, optimizer: OptimizerSection) -> list[dict[str, Any]]:
+    """Matrices with weight decay, vectors (norms, biases) without."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    # Under ZeRO-3 a sharded parameter is flat; its own shape is in ds_shape.
+    matrices = [p for _, p in trained if len(getattr(p, "ds_shape", p.shape)) >= 2]
+    vectors = [p for _, p in trained if len(getattr(p, "ds_shape", p.shape)) < 2]
+    groups = [
+        {"params": matrices, "weight_decay": optimizer.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def set_learning_rate(engine: Any, learning_rate: float) -> None:
+    """Set every parameter group's learning rate for the coming step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def parameter_count(model: TrainingModel) -> int:
+    """Trainable parameters, sharded or not; a tied parameter counts once."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+
+
+def gathered(parameter: nn.Parameter) -> AbstractContextManager[Any]:
+    """Context in which a ZeRO-3 sharded parameter is whole; rank 0's changes reach every rank."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+    return context
+
+
+def _adamw(
+    groups: list[dict[str, Any]], optimizer: OptimizerSection, *, offloaded: bool, fused: bool
+) -> torch.optim.Optimizer:
+    if offloaded:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        adam: torch.optim.Optimizer = DeepSpeedCPUAdam(
+            groups, lr=optimizer.learning_rate, betas=optimizer.betas, eps=optimizer.epsilon, adamw_mode=True
+        )
+        return adam
+    return torch.optim.AdamW(
+        groups, lr=optimizer.learning_rate, betas=optimizer.betas, eps=optimizer.epsilon, fused=fused
+    )

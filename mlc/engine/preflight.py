@@ -1,0 +1,155 @@
+"""Everything about a run that can be refused before a model is built.
+
+In:  a recipe and the number of ranks.
+Out: the opened manifest, or an error that says what to change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+from mlc.config import TrainRecipe, digest
+from mlc.data.batches import check_batch_size
+from mlc.data.manifest import Manifest
+from mlc.distributed.ranks import RankInfo
+from mlc.engine.deepspeed_config import deepspeed_config
+from mlc.errors import RecipeError
+
+HARMLESS_KEYS = ("run.folder", "run.resume", "data.shards", "checkpoint", "log", "deepspeed")
+"""Keys (or tables) that may differ between a run and its continuation; the shards are compared by content."""
+
+
+def check_run(recipe: TrainRecipe, world_size: int) -> Manifest:
+    """Refuse what cannot work, before any model is built.
+
+    Returns:
+        The manifest of `data.shards`, its files checked to be there with the stated sizes.
+
+    Raises:
+        RecipeError, ShardError: see mlc.errors; both end the command with exit code 2.
+    """
+    deepspeed_config(recipe, world_size)
+    check_batch_size(recipe.data.samples_per_step, recipe.data.micro_batches, world_size)
+    manifest = Manifest.read(recipe.data.shards)
+    manifest.check()
+    _check_model_vocabulary(recipe, manifest)
+    return manifest
+
+
+def run_identity(recipe: TrainRecipe, manifest: Manifest) -> dict[str, str]:
+    """Digests that a continuation must match."""
+    return {
+        "recipe": digest(_comparable(recipe)),
+        "shards": manifest.sha256,
+        "tokenizer": manifest.tokenizer.sha256,
+    }
+
+
+def check_identity(found: dict[str, str], needed: dict[str, str], run_folder: Path, recipe: TrainRecipe) -> None:
+    """Refuse to continue a run with another tokenizer, other shards or another recipe.
+
+    Raises:
+        RecipeError: with the keys that differ.
+    """
+    for part in ("tokenizer", "shards"):
+        if found[part] != needed[part]:
+            raise RecipeError(
+                f"this run was trained on another {part}" if part == "tokenizer" else "this run used other shards",
+                found=f"{part} {needed[part][:12]} in {recipe.data.shards}",
+                needed=f"{part} {found[part][:12]}",
+                where=str(run_folder),
+                hint="point data.shards at the run's own shards, or start a new run.folder",
+            )
+    if found["recipe"] != needed["recipe"]:
+        before = tomllib.loads((run_folder / "recipe.toml").read_text(encoding="utf-8"))
+        changes = _differences(_flat(before), _flat(json.loads(recipe.model_dump_json())))
+        raise RecipeError(
+            "the recipe differs from the one this run was started with",
+            found="; ".join(changes),
+            needed="the same values",
+            where=str(run_folder / "recipe.toml"),
+            hint="undo the change, or start a new run.folder",
+        )
+
+
+def write_run_files(recipe: TrainRecipe, run_folder: Path, ranks: RankInfo) -> None:
+    """Write the resolved recipe and the environment."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    _replace(run_folder / "recipe.toml", recipe.to_toml())
+    versions = {
+        name: metadata.version(name) for name in ("mlc", "torch", "deepspeed", "transformers", "numpy", "sentencepiece")
+    }
+    environment = {
+        "command": sys.argv,
+        "launcher": ranks.launcher,
+        "world_size": ranks.world_size,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "processor_cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+    _replace(run_folder / "environment.json", json.dumps(environment, indent=1) + "\n")
+
+
+def write_exit(run_folder: Path, code: int, reason: str, step: int) -> None:
+    """Write exit.json: launchers such as torchrun hide the exit code of their workers."""
+    _replace(run_folder / "exit.json", json.dumps({"code": code, "reason": reason, "step": step}) + "\n")
+
+
+def _check_model_vocabulary(recipe: TrainRecipe, manifest: Manifest) -> None:
+    if not recipe.model.path:  # a model from scratch takes the shards' vocabulary
+        return
+    from transformers import AutoConfig
+
+    source = recipe.model.path
+    try:
+        vocab_size = int(AutoConfig.from_pretrained(source).vocab_size)
+    except (OSError, ValueError) as error:
+        raise RecipeError("no Hugging Face model can be read", found=f"{source}: {error}", where="model.path") from None
+    if vocab_size < manifest.tokenizer.vocab_size:
+        raise RecipeError(
+            "the shards were tokenised for another vocabulary than the model's",
+            found=f"{manifest.tokenizer.vocab_size} ids in {recipe.data.shards}",
+            needed=f"at most {vocab_size} ids, those of {source}",
+            where="data.shards",
+            hint="build the shards with that model's tokenizer ([tokenizer] path = ... in the data_prep recipe)",
+        )
+
+
+def _comparable(recipe: TrainRecipe) -> dict[str, Any]:
+    flat = _flat(json.loads(recipe.model_dump_json()))
+    return {key: value for key, value in flat.items() if not _harmless(key)}
+
+
+def _harmless(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS_KEYS)
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    keys = [key for key in sorted({*before, *after}) if not _harmless(key) and before.get(key) != after.get(key)]
+    return [f"{key} = {after.get(key)!r}, was {before.get(key)!r}" for key in keys]
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,298 @@
+"""`mlc train`: from a recipe to checkpoints.
+
+In:  a validated recipe; the ranks of this process.
+Out: a run folder, and an exit code (0 finished, 75 saved on request).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from mlc.config import TrainRecipe
+from mlc.data.batches import BatchBuilder, RankBatch
+from mlc.data.corpus import Corpus
+from mlc.data.corruption import SpecialTokens
+from mlc.data.manifest import Manifest
+from mlc.data.randomness import hash_words
+from mlc.distributed.ranks import RankInfo
+from mlc.engine.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
+from mlc.engine.construct import build_engine, parameter_count, prepare_process, set_learning_rate, start_process_group
+from mlc.engine.metrics import MetricsWriter, discard_after
+from mlc.engine.preflight import check_identity, check_run, run_identity, write_exit, write_run_files
+from mlc.engine.schedule import learning_rate_factor
+from mlc.engine.step import StepSums, Totals, count_totals, training_step
+from mlc.engine.stop import StopRequest
+from mlc.engine.throughput import peak_flops, step_flops
+from mlc.errors import EXIT_SAVED, RecipeError
+
+
+def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
+    """Run a recipe to its end, or to the first request to stop.
+
+    Returns:
+        0 when all steps are done, 75 when saved on request: start the same command again to go on.
+
+    Raises:
+        MlcError: refused before a model was built, or failed.
+    """
+    run_folder = Path(recipe.run.folder)
+    manifest = check_run(recipe, ranks.world_size)
+    device = prepare_process(recipe, ranks)
+    corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
+    special = SpecialTokens.from_ids(manifest.tokenizer.special_ids, manifest.tokenizer.vocab_size)
+    builder = BatchBuilder(
+        corpus,
+        special,
+        recipe.objectives,
+        seed=recipe.run.seed,
+        samples_per_step=recipe.data.samples_per_step,
+        micro_batches=recipe.data.micro_batches,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    start_process_group()
+    try:
+        checkpoint, position = _find_start(recipe, run_folder, manifest, ranks)
+        if ranks.rank == 0:
+            write_run_files(recipe, run_folder, ranks)
+        engine = build_engine(
+            recipe,
+            ranks,
+            vocab_size=manifest.tokenizer.vocab_size,
+            special_ids=manifest.tokenizer.special_ids,
+            device=device,
+        )
+        if checkpoint is not None:
+            load_checkpoint(engine, checkpoint)
+        return _Run(recipe, ranks, manifest, corpus, builder, engine, device, position).to_the_end()
+    finally:
+        dist.destroy_process_group()
+
+
+class _Run:
+    """The loop and what it needs; all state that outlives a step is in the engine and in `position`."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        ranks: RankInfo,
+        manifest: Manifest,
+        corpus: Corpus,
+        builder: BatchBuilder,
+        engine: Any,
+        device: torch.device,
+        position: Position,
+    ) -> None:
+        self.recipe, self.ranks, self.manifest, self.corpus = recipe, ranks, manifest, corpus
+        self.builder, self.engine, self.device, self.position = builder, engine, device, position
+        self.run_folder = Path(recipe.run.folder)
+        self.checkpoint_seconds = 0.0
+
+    def to_the_end(self) -> int:
+        recipe, total_steps = self.recipe, self.recipe.schedule.total_steps
+        console = Console() if self.ranks.rank == 0 else None
+        if console is not None:
+            discard_after(self.run_folder, self.position.step)
+            self._announce(console)
+        with StopRequest() as stop, self._metrics_writer(console) as writer:
+            for batch, data_seconds in _ahead(self.builder, self.position.step, total_steps):
+                started = time.perf_counter()
+                totals = count_totals(batch, stop=stop.requested, device=self.device)
+                if totals.signals:
+                    self._save(writer)
+                    return self._end(EXIT_SAVED, "stopped on request; start the same command again to go on")
+                learning_rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, batch.step)
+                set_learning_rate(self.engine, learning_rate)
+                # Dropout is a function of (seed, step, rank): no generator state to save or restore.
+                torch.manual_seed(hash_words(recipe.run.seed, "dropout", batch.step, self.ranks.rank))
+                sums = training_step(
+                    self.engine,
+                    batch,
+                    totals,
+                    recipe.objectives,
+                    world_size=self.ranks.world_size,
+                    device=self.device,
+                )
+                sums.seconds |= {"data": data_seconds, "step": time.perf_counter() - started + data_seconds}
+                self._advance(totals)
+                step = self.position.step
+                if writer is not None:
+                    writer.advance(step)
+                    if step % recipe.log.every_steps == 0 or step == total_steps:
+                        writer.write(self._metrics(totals, sums, learning_rate))
+                if step % recipe.checkpoint.every_steps == 0 and step < total_steps:
+                    self._save(writer)
+            self._save(writer)
+        return self._end(0, "finished")
+
+    def _advance(self, totals: Totals) -> None:
+        self.position = Position(
+            step=self.position.step + 1,
+            samples=self.position.samples + self.recipe.data.samples_per_step,
+            tokens=self.position.tokens + totals.tokens,
+        )
+
+    def _metrics(self, totals: Totals, sums: StepSums, learning_rate: float) -> dict[str, Any]:
+        recipe = self.recipe
+        metrics: dict[str, Any] = asdict(self.position)
+        losses = {name: sums.loss[name] / max(1.0, count) for name, count in totals.denominators.items()}
+        weights = {name: getattr(recipe.objectives, name).weight for name in losses}
+        on = [name for name, weight in weights.items() if weight]
+        metrics["loss"] = sum(weights[name] * losses[name] for name in on)
+        for name in on:
+            metrics[f"loss/{name}"] = losses[name]
+            metrics[f"weight/{name}"] = weights[name]
+            metrics[f"count/{name}"] = totals.denominators[name]
+            metrics[f"accuracy/{name}"] = sums.correct[name] / max(1.0, totals.denominators[name])
+        if "contrastive" in on:
+            metrics["temperature"] = recipe.objectives.contrastive.temperature
+            metrics["masked_negatives"] = sums.masked_negatives
+        norm = self.engine.get_global_grad_norm()
+        metrics |= {"lr": learning_rate, "grad_norm": None if norm is None else float(norm)}
+        packed = recipe.model.architecture == "glm"  # the GLM computes on real tokens only
+        metrics["padding_fraction"] = 0.0 if packed else 1 - totals.tokens / totals.slots
+        seconds = sums.seconds["step"]
+        metrics["tokens_per_second"] = totals.tokens / seconds
+        if packed:
+            predicted = totals.denominators["glm"] + totals.denominators["mlm"]
+            flops = step_flops(
+                recipe.model, self.manifest.tokenizer.vocab_size, totals.tokens, totals.squared_lengths, predicted
+            )
+            peak = peak_flops(self.device)
+            metrics["tflops_per_second"] = flops / seconds / 1e12
+            metrics["mfu"] = None if peak is None else flops / seconds / (peak * self.ranks.world_size)
+        metrics |= {f"seconds/{name}": value for name, value in sums.seconds.items()}
+        metrics["seconds/checkpoint"] = self.checkpoint_seconds
+        metrics["time"] = time.time()
+        return metrics
+
+    def _save(self, writer: MetricsWriter | None) -> None:
+        started = time.perf_counter()
+        if writer is not None:
+            writer.sync()
+        recipe = self.recipe
+        info = {
+            "model": recipe.model.model_dump(mode="json"),
+            "vocab_size": self.manifest.tokenizer.vocab_size,
+            "special_ids": self.manifest.tokenizer.special_ids,
+            "max_tokens": recipe.data.max_tokens,
+            "tokenizer_sha256": self.manifest.tokenizer.sha256,
+            "shards_sha256": self.manifest.sha256,
+            "languages": self.corpus.languages,
+            "contrastive": recipe.objectives.contrastive.weight > 0,
+            "objectives": recipe.objectives.model_dump(mode="json"),
+            "step": self.position.step,
+            "samples": self.position.samples,
+            "tokens": self.position.tokens,
+        }
+        save_checkpoint(
+            self.engine,
+            self.run_folder,
+            self.position,
+            run_identity(recipe, self.manifest),
+            info,
+            tokenizer=self.manifest.folder / self.manifest.tokenizer.file,
+            keep_last=recipe.checkpoint.keep_last,
+        )
+        self.checkpoint_seconds = time.perf_counter() - started
+
+    def _metrics_writer(self, console: Console | None) -> Any:
+        if console is None:
+            return _Nobody()
+        return MetricsWriter(
+            self.run_folder,
+            total_steps=self.recipe.schedule.total_steps,
+            first_step=self.position.step,
+            tensorboard=self.recipe.log.tensorboard,
+            console=console,
+        )
+
+    def _announce(self, console: Console) -> None:
+        parameters = parameter_count(self.engine.module)
+        start = f"continues after step {self.position.step}" if self.position.step else "starts from scratch"
+        console.print(
+            f"{self.run_folder}: {start}; {parameters / 1e6:.1f} M parameters, {self.ranks.world_size} ranks "
+            f"({self.ranks.launcher}), ZeRO {self.engine.zero_optimization_stage()}, {self.recipe.run.precision}, "
+            f"{len(self.corpus.languages)} languages, {self.recipe.data.samples_per_step} samples a step",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _end(self, code: int, reason: str) -> int:
+        if self.ranks.rank == 0:
+            write_exit(self.run_folder, code, reason, self.position.step)
+            Console().print(f"{self.run_folder}: {reason} (step {self.position.step})", highlight=False, soft_wrap=True)
+        return code
+
+
+class _Nobody:
+    """Stands where rank 0 has its writer."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def _ahead(builder: BatchBuilder, first_step: int, total_steps: int) -> Iterator[tuple[RankBatch, float]]:
+    """Batches in step order with the seconds the loop waited for each; one is built while the last one trains."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        coming = worker.submit(builder.build, first_step) if first_step < total_steps else None
+        for step in range(first_step, total_steps):
+            started = time.perf_counter()
+            assert coming is not None
+            batch = coming.result()
+            coming = worker.submit(builder.build, step + 1) if step + 1 < total_steps else None
+            yield batch, time.perf_counter() - started
+
+
+def _find_start(
+    recipe: TrainRecipe, run_folder: Path, manifest: Manifest, ranks: RankInfo
+) -> tuple[Path | None, Position]:
+    """The checkpoint to continue from, the same on every rank; a collective."""
+    answer: list[Any] = [None]
+    if ranks.rank == 0:
+        try:
+            answer = [_look_for_start(recipe, run_folder, manifest, ranks.world_size)]
+        except RecipeError as error:
+            answer = [error]
+    dist.broadcast_object_list(answer, src=0)
+    if isinstance(answer[0], RecipeError):
+        raise answer[0]
+    checkpoint, position = answer[0]
+    return checkpoint, position
+
+
+def _look_for_start(
+    recipe: TrainRecipe, run_folder: Path, manifest: Manifest, world_size: int
+) -> tuple[Path | None, Position]:
+    saved = newest_checkpoint(run_folder)
+    if saved is None:
+        return None, Position()
+    if recipe.run.resume == "never":
+        raise RecipeError(
+            "the run folder already holds a checkpoint",
+            found=str(saved.folder),
+            needed='an empty run.folder, or run.resume = "auto"',
+            hint="--set run.resume=auto to continue it",
+        )
+    check_identity(saved.identity, run_identity(recipe, manifest), run_folder, recipe)
+    if saved.world_size != world_size:
+        raise RecipeError(
+            "the checkpoint was written by another number of ranks",
+            found=f"{world_size} ranks",
+            needed=f"{saved.world_size} ranks",
+            where=str(saved.folder),
+            hint=f"start {saved.world_size} ranks",
+        )
+    return saved.folder, saved.position

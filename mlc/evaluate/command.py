@@ -1,0 +1,224 @@
+"""`mlc evaluate TASK`: scores of a model on a downstream task.
+
+In:  the command line.
+Out: a table on standard output, and a JSON file where asked; MlcError goes up to mlc.cli, which owns exit codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from mlc.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlc.evaluate.report import RetrievalReport
+    from mlc.tasks.encoder import Precision, Progress, TextEncoder
+    from mlc.tasks.parallel_texts import ParallelTexts
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score a model on a task.")
+
+PRECISIONS = ("fp32", "bf16")
+BEST = "best"
+
+
+@app.callback()
+def _tasks() -> None:
+    """Score a model on a task."""
+
+
+@app.command(
+    epilog="""Examples:
+
+\b
+mlc evaluate retrieval --model runs/base --data tatoeba/
+mlc evaluate retrieval --model runs/base/checkpoints/step-00001000 --data dev/ --languages en,de,fr --json out.json
+mlc evaluate retrieval --model xlm-r-base/ --data tatoeba/ --layer best --dev dev/
+"""
+)
+def retrieval(
+    model: Annotated[str, typer.Option(help="Run folder, checkpoint, export, Hugging Face folder or name.")],
+    data: Annotated[list[Path], typer.Option(help="Files or folders of parallel texts; may be given several times.")],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More data, as --data.")] = None,
+    languages: Annotated[str, typer.Option(help="Only these, comma-separated: de,fr.")] = "",
+    layer: Annotated[
+        str, typer.Option(help='-1 = last, 0 = embeddings, k = block k, "best" = chosen on --dev. Default: as trained.')
+    ] = "",
+    dev: Annotated[list[Path] | None, typer.Option(help="Parallel texts that choose the layer.")] = None,
+    pooling: Annotated[str, typer.Option(help="mean, cls or last. Default: as trained.")] = "",
+    projection: Annotated[
+        bool | None, typer.Option("--projection/--no-projection", help="Apply the projection. Default: as trained.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(min=1, help="Intra-op threads. Default: torch's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Only the first N texts of each pair of languages.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=3, help="Longest text. Default: as trained.")] = None,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one batch, padding included.")] = 16384,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
+) -> None:
+    """Translation retrieval: is a text's translation the nearest of all candidates?
+
+    Data: <a>-<b>.jsonl with the two codes as keys, <a>-<b>.tsv with two columns, or a folder of <lang>.jsonl with id,
+    lang and text, where an id shared by two languages is the same document; each plain, .gz or .zst.
+    """
+    run_retrieval(
+        model,
+        [*data, *(more or [])],
+        languages=[code.strip() for code in languages.split(",") if code.strip()],
+        layer=layer or None,
+        dev=dev or [],
+        pooling=pooling or None,
+        projection=projection,
+        precision=precision,
+        threads=threads,
+        limit=limit,
+        max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        json_file=json_file,
+    )
+
+
+def run_retrieval(
+    model: str,
+    data: Sequence[Path],
+    *,
+    languages: Sequence[str] = (),
+    layer: str | int | None = None,
+    dev: Sequence[Path] = (),
+    pooling: str | None = None,
+    projection: bool | None = None,
+    precision: str = "fp32",
+    threads: int | None = None,
+    limit: int | None = None,
+    max_tokens: int | None = None,
+    batch_tokens: int = 16384,
+    json_file: Path | None = None,
+    console: Console | None = None,
+) -> RetrievalReport:
+    """Score a model, print the table, write the JSON file; what can be refused is refused before the model loads.
+
+    Args:
+        layer: a number, "best" (then `dev` chooses among mean-pooled layers without projection), or None = as trained.
+        console: where the table goes; None = standard output.
+
+    Raises:
+        MlcError: see `find_model`, `read_parallel_texts` and `TextEncoder.load`.
+    """
+    from mlc.evaluate.report import print_report
+    from mlc.tasks.encoder import TextEncoder
+    from mlc.tasks.parallel_texts import read_parallel_texts
+
+    layer_number = _check_options(layer, dev, pooling, projection, precision, json_file)
+    pairs = read_parallel_texts(data, languages=languages, limit=limit)
+    dev_pairs = read_parallel_texts(dev, languages=languages, limit=limit) if dev else []
+    encoder = TextEncoder.load(
+        model,
+        layer=layer_number,
+        pooling=pooling,
+        projection=projection,
+        precision=cast("Precision", precision),
+        threads=threads,
+        max_tokens=max_tokens,
+    )
+    report = score_encoder(
+        encoder,
+        pairs,
+        dev_pairs,
+        batch_tokens=batch_tokens,
+        facts={"model": model, "data": tuple(map(str, data)), "dev": tuple(map(str, dev)), "limit": limit},
+    )
+    print_report(report, console or Console())
+    if json_file is not None:
+        _write_json(json_file, report.to_json())
+    return report
+
+
+def score_encoder(
+    encoder: TextEncoder,
+    pairs: Sequence[ParallelTexts],
+    dev_pairs: Sequence[ParallelTexts],
+    *,
+    batch_tokens: int,
+    facts: dict[str, Any],
+) -> RetrievalReport:
+    """Choose the layer where `dev_pairs` are given, then score `pairs`; progress goes to standard error."""
+    from mlc.evaluate.report import RetrievalReport
+    from mlc.evaluate.retrieval import best_layer, evaluate_retrieval, unique_texts
+    from mlc.tasks.encoder import Representation, describe
+
+    dev_top1 = None
+    if dev_pairs:
+        with _progress("dev", len(unique_texts(dev_pairs))) as advance:
+            chosen, dev_top1 = best_layer(
+                dev_pairs,
+                lambda texts: encoder.encode_layers(texts, batch_tokens=batch_tokens, progress=advance),
+            )
+        encoder = encoder.with_representation(Representation(layer=chosen))
+    with _progress("encoding", len(unique_texts(pairs))) as advance:
+        scores = evaluate_retrieval(
+            pairs, lambda texts: encoder.encode(texts, batch_tokens=batch_tokens, progress=advance)
+        )
+    return RetrievalReport(
+        checkpoint=encoder.model.source.name,
+        step=encoder.step,
+        representation=dict(describe(encoder.representation, encoder.model.layers)),
+        precision=encoder.precision,
+        max_tokens=encoder.max_tokens,
+        texts=encoder.counts.texts,
+        cut=encoder.counts.cut,
+        pairs=tuple(scores),
+        dev_top1=dev_top1,
+        skipped_checkpoints=encoder.model.source.skipped,
+        **facts,
+    )
+
+
+def _check_options(
+    layer: str | int | None,
+    dev: Sequence[Path],
+    pooling: str | None,
+    projection: bool | None,
+    precision: str,
+    json_file: Path | None,
+) -> int | None:
+    if precision not in PRECISIONS:
+        raise UsageError("no such precision", found=precision, needed=" or ".join(PRECISIONS), where="--precision")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError("the folder does not exist", found=str(json_file.parent), where="--json")
+    if layer == BEST:
+        if not dev:
+            raise UsageError("--layer best needs a dev split to choose on", needed="--dev PATH", where="--layer")
+        if pooling not in (None, "mean") or projection:
+            raise UsageError("--layer best compares mean-pooled layers without projection", where="--layer")
+        return None
+    if dev:
+        raise UsageError("--dev only chooses a layer", needed="--layer best with it", where="--dev")
+    if layer is None:
+        return None
+    try:
+        return int(layer)
+    except ValueError:
+        raise UsageError("no such layer", found=layer, needed=f"a number or {BEST}", where="--layer") from None
+
+
+@contextmanager
+def _progress(what: str, texts: int) -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("texts"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=texts)
+        yield lambda done: bar.advance(task, done)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, file)

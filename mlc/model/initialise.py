@@ -1,0 +1,94 @@
+"""Initial weights as a function of (seed, parameter name) and of nothing else.
+
+In:  a module, a seed.
+Out: the same module, every parameter (or those chosen) drawn anew: the same values in whatever order the module was
+     built, on whatever device, over however many ranks its parameters are partitioned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from mlc.model.modeling_glm import MlcGlmModel, initial_std
+
+Gathered = Callable[[nn.Parameter], AbstractContextManager[object]]
+"""Makes a partitioned parameter whole inside the context and gives every rank its part back at the end."""
+
+DEFAULT_STD = 0.02
+
+
+def whole(parameter: nn.Parameter) -> AbstractContextManager[object]:
+    """The `Gathered` of parameters that are not partitioned."""
+    del parameter
+    return nullcontext()
+
+
+@torch.no_grad()
+def initialise(
+    module: nn.Module,
+    seed: int,
+    *,
+    gathered: Gathered = whole,
+    include: Callable[[str], bool] = lambda name: True,
+) -> None:
+    """Draw the initial value of every parameter of `module`.
+
+    Norms start at 1 and biases at 0; everything else is normal, with the deviation `initial_std` gives it inside a GLM
+    and 0.02 (or the `initializer_range` of the enclosing transformers model) elsewhere. The row of an embedding that
+    stands for padding is 0. A parameter that has several names counts by its first one.
+
+    Args:
+        module: its names, from `named_parameters()`, are part of the values.
+        seed: of the run.
+        gathered: where parameters are partitioned, the context in which one is whole and writable on every rank.
+        include: names for which this is False keep their values.
+    """
+    done: set[int] = set()
+    for owner_name, owner, config in _owners(module):
+        for own_name, parameter in owner.named_parameters(recurse=False):
+            name = f"{owner_name}.{own_name}" if owner_name else own_name
+            if id(parameter) in done:
+                continue
+            done.add(id(parameter))
+            if include(name):
+                with gathered(parameter):
+                    parameter.copy_(_initial_value(owner, own_name, config, parameter.shape, seed, name))
+
+
+def draw(shape: torch.Size | tuple[int, ...], std: float, seed: int, name: str) -> Tensor:
+    """Normal fp32 values of `shape`, a function of the arguments alone."""
+    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    # 63 bits: a generator takes any unsigned 64-bit seed, but reports signed ones.
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+    return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+
+
+def _owners(module: nn.Module) -> list[tuple[str, nn.Module, object]]:
+    """(name, module, configuration of the transformers model it is part of) in the order of `named_modules`."""
+    configs: dict[str, object] = {}
+    owners = []
+    for name, part in module.named_modules():
+        inherited = configs.get(name.rpartition(".")[0]) if name else None
+        configs[name] = getattr(part, "config", None) or inherited
+        owners.append((name, part, configs[name]))
+    return owners
+
+
+def _initial_value(owner: nn.Module, own_name: str, config: object, shape: torch.Size, seed: int, name: str) -> Tensor:
+    if own_name == "bias" or own_name.endswith("_bias"):
+        return torch.zeros(shape)
+    if "norm" in type(owner).__name__.lower():
+        return torch.ones(shape)
+    std = getattr(config, "initializer_range", None) or DEFAULT_STD
+    if getattr(config, "model_type", None) == MlcGlmModel.config_class.model_type:
+        std = initial_std(owner, config) or std
+    value = draw(shape, std, seed, name)
+    padding_row = getattr(owner, "padding_idx", None)
+    if isinstance(owner, nn.Embedding) and padding_row is not None:
+        value[padding_row] = 0.0
+    return value

@@ -1,0 +1,122 @@
+"""Texts to token ids, the way the model was trained on them: [CLS] text [SEP].
+
+In:  strings.
+Out: `TokenizedTexts`: ids, cut to the model's longest input, and how many texts were cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlc.errors import CheckpointError, MlcError
+from mlc.model.build import POSITIONS_BEFORE_FIRST
+
+_NO_LIMIT = 10**6  # transformers writes 1e30 where a tokenizer states no limit
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Token ids of each text, special tokens included; `cut`: texts that were longer than the limit."""
+
+    ids: list[list[int]]
+    cut: int
+
+
+class TextTokenizer(Protocol):
+    """What `TextEncoder` needs of a tokenizer."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input in tokens, special tokens included."""
+        ...
+
+    @property
+    def pad_id(self) -> int:
+        """Fills the end of a row."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Encode and cut."""
+        ...
+
+
+class SentencePieceTokenizer:
+    """The tokenizer of a run: its tokenizer.model, between [CLS] and [SEP].
+
+    Raises:
+        CheckpointError: the file is missing or no SentencePiece model.
+    """
+
+    def __init__(self, model_file: Path, special_ids: Mapping[str, int], max_tokens: int) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        if not model_file.is_file():
+            raise CheckpointError("the tokenizer is missing", needed="the run's tokenizer.model", where=str(model_file))
+        try:
+            self._pieces = SentencePieceProcessor(model_file=str(model_file))
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError("this is no SentencePiece model", found=str(error), where=str(model_file)) from None
+        self.max_tokens = max_tokens
+        self.pad_id = special_ids["[PAD]"]
+        self._begin, self._end = special_ids["[CLS]"], special_ids["[SEP]"]
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Encode, keep the first `max_tokens - 2` pieces, add [CLS] and [SEP]."""
+        room = self.max_tokens - 2
+        pieces = self._pieces.encode(list(texts))
+        ids = [[self._begin, *plain[:room], self._end] for plain in pieces]
+        return TokenizedTexts(ids, sum(len(plain) > room for plain in pieces))
+
+
+class HuggingFaceTokenizer:
+    """The tokenizer of a Hugging Face model, with the special tokens and the truncation it defines itself.
+
+    Args:
+        name: folder or hub name.
+        config: the model's configuration; it may bound the positions more tightly than the tokenizer says.
+        max_tokens: a lower limit than the model's, or None.
+
+    Raises:
+        MlcError: there is no tokenizer.
+    """
+
+    def __init__(self, name: str, config: Any, max_tokens: int | None) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise MlcError("the model's tokenizer cannot be loaded", found=_first_line(error), where=name) from None
+        limits = [limit for limit in (_position_limit(config), self._tokenizer.model_max_length) if limit < _NO_LIMIT]
+        own = min(limits, default=512)
+        if max_tokens is not None and max_tokens > own:
+            raise MlcError("max_tokens is more than the model takes", found=max_tokens, needed=f"<= {own}", where=name)
+        self.max_tokens = max_tokens or own
+        self.pad_id = self._tokenizer.pad_token_id or 0
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Encode with the model's special tokens; what is too long is encoded again with its truncation."""
+        whole = self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        long = [place for place, ids in enumerate(whole) if len(ids) > self.max_tokens]
+        ids = [list(row) for row in whole]
+        if long:
+            cut = self._tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_tokens)["input_ids"]
+            for place, row in zip(long, cut, strict=True):
+                ids[place] = list(row)
+        return TokenizedTexts(ids, len(long))
+
+
+def _position_limit(config: Any) -> int:
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return _NO_LIMIT
+    # RoBERTa's family counts positions from pad_token_id + 1, so its table of 514 holds 512 tokens.
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_BEFORE_FIRST else 0
+    return positions - offset
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
