@@ -2,7 +2,7 @@
 
 In:  a `ShardPlan` and the tokenizer.
 Out: `.bin`, `.idx` (two of each for pairs), `.groups.npy`, and the `ShardEntry` of the manifest. Documents pass through
-     in chunks, so memory does not grow with the corpus but for 20 bytes a document.
+     in chunks; what grows with the corpus are a few bytes for each sequence and document (the index).
 """
 
 from __future__ import annotations

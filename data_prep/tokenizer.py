@@ -11,6 +11,7 @@ inside it, and sequences read one after the other do not run together.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -68,10 +69,11 @@ def train_tokenizer(sequences: Iterable[str], section: TokenizerSection) -> byte
             minloglevel=2,
         )
     except RuntimeError as error:
+        most = re.search(r"value <= (\d+)", str(error))  # how SentencePiece says that it ran out of pieces
         raise DataError(
-            "the tokenizer cannot be trained",
-            found=f"vocab_size = {section.vocab_size}; {str(error).splitlines()[0]}",
-            needed="more text, or fewer pieces",
+            "the tokenizer cannot be trained on this sample",
+            found=f"vocab_size = {section.vocab_size}" if most else str(error).splitlines()[0],
+            needed=f"vocab_size <= {most[1]}, or more text" if most else None,
             where="tokenizer",
             hint="lower tokenizer.vocab_size, or raise tokenizer.sample_bytes",
         ) from None

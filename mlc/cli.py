@@ -31,6 +31,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
+    app.callback()(_options)
     app.command("train", epilog=_examples(
         "mlc train recipes/demo_joint.toml",
         "torchrun --nproc-per-node 2 -m mlc train recipes/demo_joint.toml",
@@ -43,11 +44,11 @@ def build_app() -> typer.Typer:
     # Sub-applications bring their own help and examples; importing them costs no torch.
     from data_prep.command import app as prep
     from mlc.evaluate.command import app as evaluate
-    from mlc.export.command import export_command
+    from mlc.export.command import export
 
     app.add_typer(prep, name="prep")
     app.add_typer(evaluate, name="evaluate")
-    app.command("export")(export_command)
+    app.command("export", epilog=_examples("mlc export runs/base exported/base"))(export)
     return app
 
 
@@ -60,6 +61,11 @@ def main() -> None:
         if error.exit_code != EXIT_USAGE or _rank() == 0:
             print(f"mlc: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+
+
+def _options(local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None) -> None:
+    """Multilingual contrastive pre-training of General Language Models."""
+    del local_rank  # DeepSpeed's launcher adds it to every command; the rank is read from the environment
 
 
 def _train(recipe: Recipe, overrides: Overrides = None) -> None:

@@ -62,7 +62,7 @@ def run_on_ranks(
             "LOCAL_SIZE": str(world_size),
             "LOCAL_WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
             "OMP_NUM_THREADS": "1",
             **(environ or {}),
         }
@@ -151,7 +151,7 @@ def _as_bytes(error: BaseException) -> bytes | None:
     return data
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

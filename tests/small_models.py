@@ -30,7 +30,9 @@ TRAINING_TEXTS = (
 GLM = ModelSection(layers=2, hidden_size=32, heads=4, feed_forward_size=48)
 
 
-def train_tokenizer(file: Path, *, dummy_prefix: bool = True, extra_whitespace: bool = False, **options: object) -> Path:
+def train_tokenizer(
+    file: Path, *, dummy_prefix: bool = True, extra_whitespace: bool = False, **options: object
+) -> Path:
     """A SentencePiece BPE model with byte fallback, identity normalisation and the ten special tokens."""
     model = io.BytesIO()
     settings: dict[str, object] = {

@@ -48,7 +48,7 @@ ADJECTIVES_BY_CLASS: Mapping[str, tuple[str, ...]] = {
 _ANYTHING = tuple(NOUN_CLASSES)
 VERB_CLASSES: Mapping[str, tuple[str, ...]] = {
     "buy": _ANYTHING, "sell": _ANYTHING, "find": _ANYTHING, "lose": _ANYTHING, "choose": _ANYTHING,
-    "look_for": _ANYTHING, "order": _ANYTHING, "examine": _ANYTHING, "draw": _ANYTHING, "bring": _ANYTHING,
+    "look_for": _ANYTHING, "order": _ANYTHING, "examine": _ANYTHING, "draw": _ANYTHING, "praise": _ANYTHING,
     "see": _ANYTHING, "recognise": _ANYTHING, "wash": ("food", "dish"), "repair": ("thing",),
     "damage": ("thing",), "read": ("text", "print"), "write": ("text",), "eat": ("food",), "cut": ("food",),
     "taste": ("food",), "clean": ("dish", "thing"),

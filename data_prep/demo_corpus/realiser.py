@@ -5,6 +5,7 @@ Comes in: sentence records (sentences.py). Goes out: finished sentences of one l
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -81,7 +82,7 @@ class Realiser(ABC):
 
     def sentence(self, plan: Sentence) -> str:
         """The finished sentence."""
-        text = self._words(plan)
+        text = unicodedata.normalize("NFC", self._words(plan))
         return self.capital(text[0]) + text[1:] + self.full_stop
 
     def capital(self, letter: str) -> str:

@@ -99,8 +99,8 @@ def save_checkpoint(
         shutil.copyfile(tokenizer, partial / "model" / "tokenizer.model")
     dist.barrier()
     if rank == 0:
-        for path in partial.glob("*.py"):  # DeepSpeed leaves a copy of its conversion script in every checkpoint
-            path.unlink()
+        for path in (*root.glob("zero_to_*.py"), *partial.glob("zero_to_*.py")):
+            path.unlink()  # DeepSpeed's conversion scripts: model/ already holds the whole weights
         _complete(partial, position, identity)
         if final.exists():
             shutil.rmtree(final)

@@ -94,7 +94,7 @@ def build_engine(
         )
     groups = parameter_groups(model, recipe.optimizer)
     offloaded = config["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
-    optimizer = _adamw(groups, recipe.optimizer, offloaded=offloaded and device.type != "cpu", fused=device.type == "cuda")
+    optimizer = _adamw(groups, recipe.optimizer, offloaded=offloaded and device.type != "cpu")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     return engine
 
@@ -133,9 +133,7 @@ def gathered(parameter: nn.Parameter) -> AbstractContextManager[Any]:
     return context
 
 
-def _adamw(
-    groups: list[dict[str, Any]], optimizer: OptimizerSection, *, offloaded: bool, fused: bool
-) -> torch.optim.Optimizer:
+def _adamw(groups: list[dict[str, Any]], optimizer: OptimizerSection, *, offloaded: bool) -> torch.optim.Optimizer:
     if offloaded:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
@@ -143,6 +141,7 @@ def _adamw(
             groups, lr=optimizer.learning_rate, betas=optimizer.betas, eps=optimizer.epsilon, adamw_mode=True
         )
         return adam
+    # One pass over memory instead of ten: on CPU the update of a large embedding is half as long as its forward.
     return torch.optim.AdamW(
-        groups, lr=optimizer.learning_rate, betas=optimizer.betas, eps=optimizer.epsilon, fused=fused
+        groups, lr=optimizer.learning_rate, betas=optimizer.betas, eps=optimizer.epsilon, fused=True
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlc.tasks.encoder import Precision, Progress, TextEncoder
     from mlc.tasks.parallel_texts import ParallelTexts
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score a model on a task.")
+app = typer.Typer(no_args_is_help=True, help="Score a model on a task.")
 
 PRECISIONS = ("fp32", "bf16")
 BEST = "best"
@@ -34,15 +34,14 @@ def _tasks() -> None:
     """Score a model on a task."""
 
 
-@app.command(
-    epilog="""Examples:
-
-\b
-mlc evaluate retrieval --model runs/base --data tatoeba/
-mlc evaluate retrieval --model runs/base/checkpoints/step-00001000 --data dev/ --languages en,de,fr --json out.json
-mlc evaluate retrieval --model xlm-r-base/ --data tatoeba/ --layer best --dev dev/
-"""
+EXAMPLES = (
+    "mlc evaluate retrieval --model runs/base --data tatoeba/",
+    "mlc evaluate retrieval --model runs/base/checkpoints/step-00001000 --data dev/ --languages en,de --json out.json",
+    "mlc evaluate retrieval --model xlm-r-base/ --data tatoeba/ --layer best --dev dev/",
 )
+
+
+@app.command(epilog="[bold]Examples:[/bold]\n\n" + "\n\n".join(f"  $ {example}" for example in EXAMPLES))
 def retrieval(
     model: Annotated[str, typer.Option(help="Run folder, checkpoint, export, Hugging Face folder or name.")],
     data: Annotated[list[Path], typer.Option(help="Files or folders of parallel texts; may be given several times.")],

@@ -16,13 +16,6 @@ from rich.console import Console
 
 from mlc.errors import UsageError
 
-EXPORT_EPILOG = """Examples:
-
-\b
-mlc export runs/base exported/base
-mlc export runs/base/checkpoints/step-00001000 exported/base --overwrite
-"""
-
 
 def export(
     model: Annotated[str, typer.Argument(metavar="RUN", help="Run folder (newest checkpoint) or a checkpoint.")],
@@ -32,8 +25,14 @@ def export(
 ) -> None:
     """Write a checkpoint as a folder that transformers.AutoModel and AutoTokenizer open.
 
-    The export is reopened and compared with the checkpoint (token ids equal, embeddings within 1e-5) before it gets its
+    It is opened again and compared with the checkpoint (equal token ids, embeddings within 1e-5) before it gets its
     name.
+
+    Examples:
+
+      $ mlc export runs/base exported/base
+
+      $ mlc export runs/base/checkpoints/step-00001000 exported/base --overwrite
     """
     run_export(model, out, overwrite=overwrite, json_file=json_file)
 

@@ -182,12 +182,16 @@ def _build(proto: Any, special_ids: Mapping[str, int]) -> Tokenizer:
         )
     )
     prefix = bool(proto.normalizer_spec.add_dummy_prefix)
+    collapse = bool(proto.normalizer_spec.remove_extra_whitespaces)
     steps: list[Any] = []
-    if proto.normalizer_spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if collapse:
+        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if prefix:
         steps.append(normalizers.Prepend(SPACE))
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    steps.append(normalizers.Replace(" ", SPACE))
+    if collapse:  # at the end SentencePiece also takes away the marks that stood in the text itself
+        steps.append(normalizers.Replace(Regex(rf"{SPACE}+\z"), ""))
+    tokenizer.normalizer = normalizers.Sequence(steps)
     undo: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*undo, decoders.Strip(" ", 1, 0)] if prefix else undo)
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -89,8 +89,11 @@ def glm_config(
 
 
 def encoder_of(model: PreTrainedModel) -> nn.Module:
-    """The model itself, or the encoder of an encoder-decoder."""
-    return model.get_encoder() if model.config.is_encoder_decoder else model
+    """The model itself, or the encoder of an encoder-decoder; without a pooler, which nothing here would train."""
+    encoder: nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
 
 
 def _hugging_face_config(model: ModelSection) -> PretrainedConfig:
@@ -118,8 +121,6 @@ def _load_weights(path: str) -> PreTrainedModel:
     names = {name for name, _ in encoder_of(loaded).named_parameters()}
     prefix = "encoder." if loaded.config.is_encoder_decoder else ""
     missing = sorted(name for name in report["missing_keys"] if name.removeprefix(prefix) in names)
-    # A pooler is never used here, and models pre-trained without one come without it.
-    missing = [name for name in missing if not name.startswith("pooler.")]
     if missing or report["mismatched_keys"]:
         raise RecipeError(
             "the folder does not have all weights of the encoder",

@@ -24,11 +24,11 @@ def rms_norm(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension; statistics in at least fp32."""
     if states.device.type == "cpu":
         return cast(Tensor, _RmsNorm.apply(states, weight, epsilon))
-    return F.rms_norm(states, weight.shape, weight, epsilon)
+    return cast(Tensor, F.rms_norm(states, weight.shape, weight, epsilon))
 
 
 class _RmsNorm(Function):
-    """torch 2.13 has no fused kernel for `F.rms_norm` on CPU; this is about 5 times as fast."""
+    """torch 2.13 has no fused kernel for `F.rms_norm` on CPU; forward and backward take a fifth of its time."""
 
     @staticmethod
     def forward(ctx: _Context, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -42,12 +42,14 @@ class _RmsNorm(Function):
     @once_differentiable
     def backward(ctx: _Context, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
         states, weight, scale = ctx.saved_tensors
-        normed = states.to(scale.dtype) * scale
-        grad_weight = (grad_output * normed).flatten(0, -2).sum(0).to(weight.dtype)
-        grad_normed = (grad_output * weight).to(scale.dtype)
-        along = (grad_normed * normed).mean(-1, keepdim=True)
-        grad_states = grad_normed.addcmul_(normed, along, value=-1).mul_(scale)
-        return grad_states.to(states.dtype), grad_weight, None
+        flat, width = states.reshape(-1, states.shape[-1]), states.shape[-1]
+        product = grad_output.reshape(flat.shape) * flat
+        scale, narrow_scale = scale.view(-1, 1), scale.view(-1, 1).to(states.dtype)
+        grad_weight = (narrow_scale.t() @ product)[0]
+        along = (product @ weight[:, None]).to(scale.dtype).mul_(scale.pow(3)).div_(-width)
+        grad_states = torch.mul(grad_output.reshape(flat.shape), weight, out=product).mul_(narrow_scale)
+        grad_states.addcmul_(flat, along.to(states.dtype))
+        return grad_states.view(states.shape), grad_weight, None
 
 
 def gated_silu(gate_up: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class _GatedSilu(Function):
         grad = torch.empty_like(gate_up)
         grad_gate, grad_up = grad.chunk(2, dim=-1)
         torch.mul(grad_output, F.silu(gate), out=grad_up)
-        grad_gate.copy_(torch.ops.aten.silu_backward(grad_output * up, gate))
+        torch.ops.aten.silu_backward.grad_input(grad_output * up, gate, grad_input=grad_gate)
         return grad
 
 

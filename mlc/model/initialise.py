@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from mlc.model.modeling_glm import MlcGlmModel, initial_std
+from mlc.model.configuration_glm import MlcGlmConfig
+from mlc.model.modeling_glm import initial_std
 
 Gathered = Callable[[nn.Parameter], AbstractContextManager[object]]
 """Makes a partitioned parameter whole inside the context and gives every rank its part back at the end."""
@@ -85,7 +86,7 @@ def _initial_value(owner: nn.Module, own_name: str, config: object, shape: torch
     if "norm" in type(owner).__name__.lower():
         return torch.ones(shape)
     std = getattr(config, "initializer_range", None) or DEFAULT_STD
-    if getattr(config, "model_type", None) == MlcGlmModel.config_class.model_type:
+    if isinstance(config, MlcGlmConfig):
         std = initial_std(owner, config) or std
     value = draw(shape, std, seed, name)
     padding_row = getattr(owner, "padding_idx", None)

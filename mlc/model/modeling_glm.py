@@ -15,7 +15,7 @@ S slots of attention (see packing_glm).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ class MlcGlmAttention(nn.Module):
         value_Sd = spread(self.value(states_TD).view(-1, head_width), index.value_source, index.value_place)
         attended_Sd = attend_groups(query_Sd, key_Sd, value_Sd, index.rows.groups, self.heads)
         attended_TD = collect(attended_Sd, index.value_place).view(tokens, width)
-        return self.output(attended_TD)
+        return cast(Tensor, self.output(attended_TD))
 
 
 class MlcGlmFeedForward(nn.Module):
@@ -112,7 +112,7 @@ class MlcGlmFeedForward(nn.Module):
 
     def forward(self, states_TD: Tensor) -> Tensor:
         """Transform normed states (T, D) -> (T, D)."""
-        return self.down(gated_silu(self.gate_up(states_TD)))
+        return cast(Tensor, self.down(gated_silu(self.gate_up(states_TD))))
 
 
 class MlcGlmBlock(nn.Module):
@@ -154,7 +154,7 @@ class MlcGlmModel(PreTrainedModel):
         """The token embeddings."""
         return self.embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the token embeddings."""
         self.embeddings = value
 

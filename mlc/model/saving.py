@@ -13,6 +13,7 @@ Nothing here reads pickles: a model folder from elsewhere can't run code.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,10 +64,9 @@ def save_model_folder(
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in weights.items()}
     safetensors.torch.save_file(_unshared(whole), folder / WEIGHTS, metadata={"format": "pt"})
-    # Not save_pretrained alone: a configuration remembers the data type it was last used with.
-    config = backbone_config.to_dict() | {"dtype": "float32"}
-    PretrainedConfig.from_dict(config)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    config = copy.deepcopy(backbone_config)
+    config.dtype = torch.float32  # that of the file, not that of training
+    config.save_pretrained(folder)
     text = json.dumps({"format": FORMAT, "version": VERSION, **info}, indent=2, ensure_ascii=False)
     (folder / INFO).write_text(text + "\n", encoding="utf-8")
 

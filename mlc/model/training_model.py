@@ -13,6 +13,7 @@ N predicted tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -123,7 +124,7 @@ class TrainingModel(nn.Module):
             )
             rows, states_TD, layer_TD = packed.rows, packed.states_TD, packed.layer_TD
             start_R, row_T, pooled_T = rows.start_R, rows.row_T, rows.in_part_a_T
-            tokens_at = rows.tokens_at
+            tokens_at: Callable[[Tensor], Tensor] = rows.tokens_at
         else:
             states_TD, layer_TD = self._run_hugging_face(input_ids, part_a_lengths)
             columns = input_ids.shape[1]

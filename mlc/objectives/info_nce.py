@@ -73,7 +73,7 @@ def info_nce_sum(
         all_first_GD, all_second_GD: all candidates, carrying gradient to the rank that owns them.
         own_index_N: int64, the place of local row n among the G candidates.
         identity: groups, text hashes and validity of the G candidates.
-        temperature: divides the similarities, > 0; a tensor of shape () may carry gradient.
+        temperature: divides the similarities, > 0; a tensor of one element may carry gradient.
         symmetric: mean of both directions; False = first to second only.
 
     Raises:

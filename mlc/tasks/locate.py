@@ -55,7 +55,9 @@ def find_model(model: str | Path) -> ModelSource:
     """
     path = Path(model).expanduser()
     if not path.exists():
-        if isinstance(model, str) and _HUB_NAME.fullmatch(model):
+        # runs/typo also looks like a hub name; a folder "runs" here tells that it is none.
+        is_hub_name = _HUB_NAME.fullmatch(str(model)) and not ("/" in str(model) and path.parent.is_dir())
+        if is_hub_name:
             return ModelSource("huggingface", model)
         raise UsageError("no such model", found=str(model), needed=_NEEDED)
     if not path.is_dir():

@@ -110,7 +110,7 @@ CORPUS = [
     for i in range(200)
     for word in ("tree", "house", "river", "[MASK]", "<0x0A>")
 ]
-SECTION = TokenizerSection(vocab_size=420, character_coverage=0.99)
+SECTION = TokenizerSection(vocab_size=380, character_coverage=0.99)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_ids_have_their_fixed_places(tokenizer: Tokenizer, model: Path) -> None:
     assert [processor.id_to_piece(i) for i in range(10)] == list(SPECIAL_TOKENS)
     assert [processor.id_to_piece(10 + byte) for byte in range(256)] == [f"<0x{byte:02X}>" for byte in range(256)]
     assert tokenizer.special_ids == {name: i for i, name in enumerate(SPECIAL_TOKENS)}
-    assert tokenizer.vocab_size == processor.get_piece_size() == 420
+    assert tokenizer.vocab_size == processor.get_piece_size() == 380
 
 
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)
@@ -159,7 +159,7 @@ def test_a_word_is_the_same_token_wherever_it_stands(tokenizer: Tokenizer) -> No
 
 def test_digits_are_single(tokenizer: Tokenizer) -> None:
     (ids,) = tokenizer.encode(["2024"])
-    assert [tokenizer.decode(ids[i : i + 1]) for i in range(-4, 0)] == list("2024")
+    assert [tokenizer.decode(ids[[i]]) for i in range(-4, 0)] == list("2024")
 
 
 def test_training_is_deterministic(model: Path) -> None:
@@ -167,7 +167,7 @@ def test_training_is_deterministic(model: Path) -> None:
 
 
 def test_too_little_text_for_the_vocabulary() -> None:
-    with pytest.raises(DataError, match=r"tokenizer\.vocab_size"):
+    with pytest.raises(DataError, match=r"vocab_size = 5000; needed vocab_size <= \d+"):
         train_tokenizer(["a b c"], TokenizerSection(vocab_size=5000))
 
 

@@ -6,8 +6,6 @@ first start on a machine compiles a small extension.
 
 from __future__ import annotations
 
-import functools
-import os
 from typing import Any
 
 import pytest
@@ -62,20 +60,21 @@ def _config(stage: int) -> dict[str, Any]:
     }
 
 
-@functools.cache
-def outcomes(world_size: int) -> list[dict[tuple[int, str], Parameters]]:
-    environ = {"DS_ACCELERATOR": "cpu", "PATH": os.environ.get("PATH", "")}
+@pytest.fixture(scope="module", params=[1, 2], ids=lambda world_size: f"ranks{world_size}")
+def gradients_of_ranks(request: pytest.FixtureRequest) -> list[dict[tuple[int, str], Parameters]]:
+    environ = {"DS_ACCELERATOR": "cpu"}
     return run_on_ranks(
-        deepspeed_gradients, world_size, CASES, STAGES, process_group=False, environ=environ, timeout_seconds=240
+        deepspeed_gradients, request.param, CASES, STAGES, process_group=False, environ=environ, timeout_seconds=240
     )
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_gradient_through_deepspeed_is_the_full_batch_gradient(case: Case, stage: int, world_size: int) -> None:
+def test_gradient_through_deepspeed_is_the_full_batch_gradient(
+    case: Case, stage: int, gradients_of_ranks: list[dict[tuple[int, str], Parameters]]
+) -> None:
     expected = reference(case).gradients
-    for found in outcomes(world_size):
+    for found in gradients_of_ranks:
         assert relative_error(found[stage, case.name], expected) <= TOLERANCE
 
 

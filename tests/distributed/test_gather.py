@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 import torch.distributed as dist
 from ranks import run_on_ranks
 
+from mlc.distributed import gather
 from mlc.distributed.gather import gather_rows, gather_rows_detached, sum_over_ranks
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -17,7 +17,8 @@ DETACHED = [torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool]
 
 
 def gather_everything() -> dict[str, Any]:
-    rank, results = dist.get_rank(), {}
+    rank = dist.get_rank()
+    results: dict[str, Any] = {}
     for dtype in DTYPES:
         x = (10.0 * rank + torch.arange(6).reshape(2, 3)).to(dtype).requires_grad_()
         everyone = gather_rows(x)
@@ -27,6 +28,11 @@ def gather_everything() -> dict[str, Any]:
         results[f"gather {dtype}"] = (everyone.detach(), x.grad)
     for dtype in DETACHED:
         results[f"detached {dtype}"] = gather_rows_detached(torch.tensor([rank, 1 - rank]).to(dtype))
+    with pytest.MonkeyPatch.context() as patch:  # the branch that GPUs' backends take
+        patch.setattr(gather, "_REDUCE_SCATTER_BACKENDS", ("gloo",))
+        x = torch.zeros(2, 3, dtype=torch.float32, requires_grad=True)
+        (gather_rows(x) * (rank + 1) * torch.arange(12.0).reshape(4, 3)).sum().backward()
+        results["reduce-scatter"] = x.grad
     gradient = torch.ones(2, 3, requires_grad=True)
     everyone = gather_rows(gradient)
     incoming = torch.ones(4, 3)
@@ -37,16 +43,16 @@ def gather_everything() -> dict[str, Any]:
     return results
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def results() -> list[dict[str, Any]]:
     return run_on_ranks(gather_everything, 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rows_come_in_rank_order_and_gradients_are_summed(dtype: torch.dtype) -> None:
+def test_rows_come_in_rank_order_and_gradients_are_summed(dtype: torch.dtype, results: list[dict[str, Any]]) -> None:
     rows = torch.cat([torch.arange(6).reshape(2, 3), 10 + torch.arange(6).reshape(2, 3)]).to(dtype)
     for rank in range(2):
-        everyone, gradient = results()[rank][f"gather {dtype}"]
+        everyone, gradient = results[rank][f"gather {dtype}"]
         assert torch.equal(everyone, rows)
         # (1 + 2) * (g + 1) for the own rows g: whole numbers, so exact in every dtype
         expected = 3.0 * torch.tensor([2 * rank + 1.0, 2 * rank + 2.0])[:, None].expand(2, 3)
@@ -55,21 +61,27 @@ def test_rows_come_in_rank_order_and_gradients_are_summed(dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("dtype", DETACHED, ids=str)
-def test_detached_gather_moves_ids_and_masks(dtype: torch.dtype) -> None:
+def test_detached_gather_moves_ids_and_masks(dtype: torch.dtype, results: list[dict[str, Any]]) -> None:
     for rank in range(2):
-        found = results()[rank][f"detached {dtype}"]
+        found = results[rank][f"detached {dtype}"]
         assert found.dtype is dtype
         assert torch.equal(found, torch.tensor([0, 1, 1, 0]).to(dtype))
 
 
-def test_backward_leaves_the_incoming_gradient_alone() -> None:
-    """Autograd may hand the same tensor to other nodes; an in-place all-reduce would change it under them."""
-    assert torch.equal(results()[0]["incoming gradient afterwards"], torch.ones(4, 3))
-
-
-def test_sum_over_ranks_has_no_gradient_and_keeps_its_input() -> None:
+def test_reduce_scatter_gives_the_same_gradient(results: list[dict[str, Any]]) -> None:
+    expected = 3 * torch.arange(12.0).reshape(2, 2, 3)
     for rank in range(2):
-        total, source = results()[rank]["sum"]
+        assert torch.equal(results[rank]["reduce-scatter"], expected[rank])
+
+
+def test_backward_leaves_the_incoming_gradient_alone(results: list[dict[str, Any]]) -> None:
+    """Autograd may hand the same tensor to other nodes; an in-place all-reduce would change it under them."""
+    assert torch.equal(results[0]["incoming gradient afterwards"], torch.ones(4, 3))
+
+
+def test_sum_over_ranks_has_no_gradient_and_keeps_its_input(results: list[dict[str, Any]]) -> None:
+    for rank in range(2):
+        total, source = results[rank]["sum"]
         assert torch.equal(total, torch.tensor([3.0, 6.0]))
         assert not total.requires_grad
         assert torch.equal(source, torch.tensor([1.0, 2.0]))

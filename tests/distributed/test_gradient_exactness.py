@@ -6,8 +6,6 @@ known mistakes, to show that it sees them.
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -37,17 +35,15 @@ CASES = [
 ]
 
 
-@functools.cache
-def outcomes(world_size: int) -> dict[tuple[str, str], Outcome]:
-    """One start of the processes for all cases."""
-    per_rank = run_on_ranks(run_methods, world_size, CASES, [Method()])
-    return per_rank[0]
+@pytest.fixture(scope="module", params=[1, 2, 3, 4], ids=lambda world_size: f"ranks{world_size}")
+def outcomes(request: pytest.FixtureRequest) -> dict[tuple[str, str], Outcome]:
+    """One start of the processes for all cases; rank 0's view, as the averages are the same on all."""
+    return run_on_ranks(run_methods, request.param, CASES, [Method()])[0]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_averaged_gradient_is_the_full_batch_gradient(case: Case, world_size: int) -> None:
-    found, expected = outcomes(world_size)[case.name, "exact"], reference(case)
+def test_averaged_gradient_is_the_full_batch_gradient(case: Case, outcomes: dict[tuple[str, str], Outcome]) -> None:
+    found, expected = outcomes[case.name, "exact"], reference(case)
     assert found.loss == pytest.approx(expected.loss, rel=TOLERANCE)
     assert relative_error(found.gradients, expected.gradients) <= TOLERANCE
     assert (found.correct, found.masked) == (expected.correct, expected.masked)
@@ -98,19 +94,19 @@ MISTAKES = [
 UNEVEN_JOINT = next(case for case in CASES if case.name == "joint uneven")
 
 
-@functools.cache
-def mistaken_outcomes() -> dict[tuple[str, str], Outcome]:
+@pytest.fixture(scope="module")
+def mistaken() -> dict[tuple[str, str], Outcome]:
     return run_on_ranks(run_methods, 2, [UNEVEN_JOINT], MISTAKES)[0]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_the_check_sees_known_mistakes(mistake: Method) -> None:
-    found = mistaken_outcomes()[UNEVEN_JOINT.name, mistake.name]
+def test_the_check_sees_known_mistakes(mistake: Method, mistaken: dict[tuple[str, str], Outcome]) -> None:
+    found = mistaken[UNEVEN_JOINT.name, mistake.name]
     assert relative_error(found.gradients, reference(UNEVEN_JOINT).gradients) > 1e-3
 
 
-def test_gather_mistakes_leave_the_loss_unchanged() -> None:
+def test_gather_mistakes_leave_the_loss_unchanged(mistaken: dict[tuple[str, str], Outcome]) -> None:
     """Why the gradients are compared: these two report the right loss to every digit."""
     expected = reference(UNEVEN_JOINT).loss
     for mistake in MISTAKES[:2]:
-        assert mistaken_outcomes()[UNEVEN_JOINT.name, mistake.name].loss == pytest.approx(expected, rel=TOLERANCE)
+        assert mistaken[UNEVEN_JOINT.name, mistake.name].loss == pytest.approx(expected, rel=TOLERANCE)

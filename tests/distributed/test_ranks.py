@@ -176,7 +176,7 @@ def test_mpirun_starts_two_ranks_that_agree() -> None:
         "print(i.rank, i.world_size, i.local_rank, i.local_world_size, i.master_address, i.master_port, i.launcher)"
     )
     command = [str(mpirun), "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable, "-c", program]
-    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    clean = {k: v for k, v in os.environ.items() if k not in TORCHRUN and not k.startswith("SLURM_")}
     done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     lines = sorted(done.stdout.split("\n"))[-2:]
@@ -189,7 +189,9 @@ def test_mpirun_starts_two_ranks_that_agree() -> None:
 def test_processes_outside_mpirun_are_not_taken_for_its_ranks() -> None:
     """With mpirun's variables but without mpirun the library sees one process; that must not train alone."""
     program = "import os; from mlc.distributed.ranks import find_ranks; find_ranks(os.environ)"
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PRTE_", "SLURM_"))} | MPIRUN
+    environ = {
+        k: v for k, v in os.environ.items() if k not in TORCHRUN and not k.startswith(("OMPI_", "PMIX_", "SLURM_"))
+    } | MPIRUN
     done = subprocess.run(
         [sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=120, check=False
     )

@@ -134,7 +134,7 @@ class ToyModel(nn.Module):
         self.input = nn.Linear(F, H, bias=False, dtype=dtype)
         self.projection = nn.Linear(H, E, dtype=dtype)
         self.head = nn.Linear(H, V, dtype=dtype)
-        self.log_temperature = nn.Parameter(torch.zeros((), dtype=dtype))
+        self.log_temperature = nn.Parameter(torch.zeros(1, dtype=dtype))  # DeepSpeed 0.19.8 refuses shape ()
         random = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for parameter in self.parameters():
@@ -146,7 +146,7 @@ class ToyModel(nn.Module):
             self.encode(second_BF),
             self.predict(glm),
             self.predict(mlm),
-            self.log_temperature.exp(),
+            self.log_temperature.exp()[0],
         )
 
     def encode(self, features: Tensor) -> Tensor:

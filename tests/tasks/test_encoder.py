@@ -148,7 +148,9 @@ def test_layers_are_those_of_the_single_layer_encoders(run: Path, texts: list[st
         np.testing.assert_allclose(single.encode(texts), vectors, atol=1e-6)
     last = encoder.with_representation(Representation(-1))
     np.testing.assert_allclose(last.encode(texts), layers[2], atol=1e-6)
-    table = load_file(run / "checkpoints" / "step-00000020" / "model" / "model.safetensors")["backbone.embeddings.weight"]
+    table = load_file(run / "checkpoints" / "step-00000020" / "model" / "model.safetensors")[
+        "backbone.embeddings.weight"
+    ]
     (ids,) = encoder.model.tokenizer.tokenize([texts[0]]).ids
     bag = torch.nn.functional.normalize(table[ids].mean(0), dim=0)
     np.testing.assert_allclose(layers[0][0], bag.numpy(), atol=1e-6)
@@ -189,7 +191,9 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
         find_model(tmp_path)
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         find_model(tmp_path)
@@ -198,6 +202,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         find_model(tmp_path / "other")
     with pytest.raises(UsageError, match="no such model"):
         find_model(tmp_path / "absent")
+    with pytest.raises(UsageError, match="no such model"):
+        find_model("tests/absent")  # beside a folder that exists it is a slip of the pen and no hub name
     assert find_model("some-owner/some-model").kind == "huggingface"
 
 

@@ -51,7 +51,7 @@ heavy=heavy; strange=strange; green=green; yellow=yellow; old=old; new=new; long
 interesting=interesting; important=important; dirty=dirty; red=red; blue=blue; white=white; black=black; clean=clean
 [verbs: 2]
 buy=bought/buy; sell=sold/sell; find=found/find; lose=lost/lose; choose=chose/choose; look_for=looked for/look for
-order=ordered/order; examine=examined/examine; draw=drew/draw; bring=brought/bring; see=saw/see
+order=ordered/order; examine=examined/examine; draw=drew/draw; praise=praised/praise; see=saw/see
 recognise=recognised/recognise; wash=washed/wash; repair=repaired/repair; damage=damaged/damage; read=read/read
 write=wrote/write; eat=ate/eat; cut=cut/cut; taste=tasted/taste; clean=cleaned/clean
 [gifts: 1]

@@ -62,7 +62,7 @@ clean=sauber
 [verbs: 2]
 buy=kaufte/kaufen; sell=verkaufte/verkaufen; find=fand/finden; lose=verlor/verlieren; choose=wählte/wählen
 look_for=suchte/suchen; order=bestellte/bestellen; examine=untersuchte/untersuchen; draw=zeichnete/zeichnen
-bring=brachte/bringen; see=sah/sehen; recognise=erkannte/erkennen; wash=wusch/waschen; repair=reparierte/reparieren
+praise=lobte/loben; see=sah/sehen; recognise=erkannte/erkennen; wash=wusch/waschen; repair=reparierte/reparieren
 damage=beschädigte/beschädigen; read=las/lesen; write=schrieb/schreiben; eat=aß/essen; cut=schnitt/schneiden
 taste=probierte/probieren; clean=putzte/putzen
 [gifts: 1]

@@ -60,7 +60,7 @@ blue=azul/azul/azules/azules; white=blanco/blanca/blancos/blancas; black=negro/n
 clean=limpio/limpia/limpios/limpias
 [verbs: 2]
 buy=compró/comprar; sell=vendió/vender; find=encontró/encontrar; lose=perdió/perder; choose=eligió/elegir
-look_for=buscó/buscar; order=pidió/pedir; examine=examinó/examinar; draw=dibujó/dibujar; bring=trajo/traer
+look_for=buscó/buscar; order=pidió/pedir; examine=examinó/examinar; draw=dibujó/dibujar; praise=elogió/elogiar
 see=vio/ver; recognise=reconoció/reconocer; wash=lavó/lavar; repair=reparó/reparar; damage=dañó/dañar
 read=leyó/leer; write=escribió/escribir; eat=comió/comer; cut=cortó/cortar; taste=probó/probar; clean=limpió/limpiar
 [gifts: 1]

@@ -55,7 +55,7 @@ important=önemli; dirty=kirli; red=kırmızı; blue=mavi; white=beyaz; black=si
 [verbs: 2]
 buy=satın aldı/satın almak; sell=sattı/satmak; find=buldu/bulmak; lose=kaybetti/kaybetmek; choose=seçti/seçmek
 look_for=aradı/aramak; order=sipariş etti/sipariş etmek; examine=inceledi/incelemek; draw=çizdi/çizmek
-bring=getirdi/getirmek; see=gördü/görmek; recognise=tanıdı/tanımak; wash=yıkadı/yıkamak
+praise=övdü/övmek; see=gördü/görmek; recognise=tanıdı/tanımak; wash=yıkadı/yıkamak
 repair=tamir etti/tamir etmek; damage=bozdu/bozmak; read=okudu/okumak; write=yazdı/yazmak; eat=yedi/yemek
 cut=kesti/kesmek; taste=tattı/tatmak; clean=temizledi/temizlemek
 [gifts: 1]
