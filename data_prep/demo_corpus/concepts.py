@@ -1,7 +1,7 @@
 """The concepts a document can be about, independent of any language.
 
-Comes in: nothing. Goes out: the inventory (section -> concept names) that every language's lexicon must cover, and which
-concepts go together (a lamp can be repaired, an apple cannot).
+Comes in: nothing. Goes out: the inventory (section -> concept names) that every language's lexicon must cover, and
+which concepts go together (a lamp can be repaired, an apple cannot).
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 Sex = Literal["f", "m"]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
 
 PEOPLE: Mapping[str, Sex] = {
     "teacher": "f", "doctor": "m", "nurse": "f", "baker": "m", "neighbour": "f", "farmer": "m", "student": "f",
@@ -21,27 +26,27 @@ PEOPLE: Mapping[str, Sex] = {
 """People by role. The sex is part of the meaning; languages without gender simply do not show it."""
 
 NOUN_CLASSES: Mapping[str, tuple[str, ...]] = {
-    "food": tuple("apple cake orange egg fish tomato onion potato lemon pear melon banana carrot cucumber".split()),
-    "text": tuple("book letter postcard report".split()),
-    "print": tuple("newspaper map".split()),
-    "clothing": tuple("coat hat shirt dress scarf skirt bag jacket".split()),
-    "dish": tuple("cup plate knife vase bottle".split()),
-    "thing": tuple(
+    "food": _names("apple cake orange egg fish tomato onion potato lemon pear melon banana carrot cucumber"),
+    "text": _names("book letter postcard report"),
+    "print": _names("newspaper map"),
+    "clothing": _names("coat hat shirt dress scarf skirt bag jacket"),
+    "dish": _names("cup plate knife vase bottle"),
+    "thing": _names(
         "key lamp alarm_clock chair mirror umbrella guitar radio bicycle basket ring candle bell doll ball suitcase "
-        "blanket".split()
+        "blanket"
     ),
 }
 
 ADJECTIVES_BY_CLASS: Mapping[str, tuple[str, ...]] = {
-    "food": tuple("small big sweet fresh expensive cheap beautiful round heavy strange green yellow".split()),
-    "text": tuple("old new long short interesting important strange beautiful expensive".split()),
-    "print": tuple("old new big small interesting important strange cheap dirty".split()),
-    "clothing": tuple(
-        "old new long short red blue green white black yellow beautiful expensive cheap dirty clean strange".split()
+    "food": _names("small big sweet fresh expensive cheap beautiful round heavy strange green yellow"),
+    "text": _names("old new long interesting important strange beautiful expensive"),
+    "print": _names("old new big small interesting important strange cheap dirty"),
+    "clothing": _names(
+        "old new long short red blue green white black yellow beautiful expensive cheap dirty clean strange"
     ),
-    "dish": tuple("old new small big red blue green white black yellow beautiful heavy expensive dirty clean".split()),
-    "thing": tuple(
-        "old new small big red blue green white black yellow beautiful heavy expensive cheap dirty strange".split()
+    "dish": _names("old new small big red blue green white black yellow beautiful heavy expensive dirty clean"),
+    "thing": _names(
+        "old new small big red blue green white black yellow beautiful heavy expensive cheap dirty strange"
     ),
 }
 
@@ -63,6 +68,18 @@ INTENDED_VERBS: tuple[str, ...] = tuple(
 EMOTIONS: tuple[str, ...] = ("happy", "sad", "angry", "worried", "surprised", "calm")
 """Feelings that another person's deed can cause."""
 
+JOINT_ACTIVITIES: tuple[str, ...] = _names("dance sing work laugh wait rest play cry study")
+"""What one does with a companion for some time."""
+
+FINDING_ADVERBS: tuple[str, ...] = ("quickly", "suddenly", "quietly")
+"""The adverbs that suit finding, which is not done on purpose."""
+
+INDOOR_PLACES: tuple[str, ...] = _names(
+    "school hospital library station restaurant church museum theatre kitchen office factory castle hotel airport"
+)
+WOODED_PLACES: tuple[str, ...] = _names("garden park village forest farm island")
+"""Furniture stands in the first kind of place, trees in the second."""
+
 NUMBERS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 _NOUNS = tuple(noun for nouns in NOUN_CLASSES.values() for noun in nouns)
@@ -79,17 +96,17 @@ INVENTORY: Mapping[str, tuple[str, ...]] = {
     "motions": ("go", "run", "return", "drive", "walk", "come"),
     "activities": ("sleep", "dance", "sing", "work", "laugh", "wait", "rest", "play", "cry", "study"),
     "feelings": (*EMOTIONS, "tired", "hungry", "thirsty", "sick"),
-    "places": tuple(
+    "places": _names(
         "market garden park school hospital library station restaurant church village forest beach museum theatre "
-        "kitchen office factory castle harbour hotel farm island airport bridge".split()
+        "kitchen office factory castle harbour hotel farm island airport bridge"
     ),
     "states": ("empty", "quiet", "dirty", "clean", "beautiful", "dangerous", "dark", "far"),
-    "landmarks": tuple(
-        "on_table under_table by_window behind_door on_shelf under_bed in_cupboard under_tree on_floor by_stove".split()
+    "landmarks": _names(
+        "on_table under_table by_window behind_door on_shelf under_bed in_cupboard under_tree on_floor by_stove"
     ),
-    "times": tuple(
+    "times": _names(
         "monday wednesday friday saturday yesterday morning evening night noon last_week last_month last_year spring "
-        "summer autumn winter".split()
+        "summer autumn winter"
     ),
     "weather": ("rain", "snow", "wind", "cold", "heat", "fog", "sun", "storm", "clouds"),
     "adverbs": ("slowly", "quickly", "carefully", "quietly", "secretly", "suddenly", "gladly", "patiently"),

@@ -42,7 +42,7 @@ class Lexicon:
     `concept=form/form`, separated by semicolons or line ends.
 
     Raises:
-        ValueError: a concept of the inventory is missing, one is unknown or given twice, or has another number of forms.
+        ValueError: a concept of the inventory is missing, unknown or given twice, or has another number of forms.
     """
 
     def __init__(self, table: str) -> None:

@@ -1,7 +1,7 @@
 """What a sentence means: one small frozen record per pattern, with concept names in its fields.
 
-Comes in: concept names (concepts.py). Goes out: records that a realiser (realiser.py) turns into text, and `meaning_key`,
-equal for two sentences that may read the same in some language.
+Comes in: concept names (concepts.py). Goes out: records that a realiser (realiser.py) turns into text, and
+`meaning_key`, equal for two sentences that may read the same in some language.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A SentencePiece BPE model as a `tokenizers` tokenizer, equal to it id for id.
+"""A SentencePiece BPE model, with the cleaning before it, as a `tokenizers` tokenizer: equal id for id.
 
 In:  tokenizer.model (BPE; byte fallback, identity normalisation) and the ids of the special tokens.
 Out: a `transformers.PreTrainedTokenizerFast` that adds [CLS] and [SEP], and a check that it gives SentencePiece's ids.
@@ -19,6 +19,7 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
 from mlc.errors import MlcError
+from mlc.tasks.text import REMOVED_RANGES, SPACE_RANGES, clean_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,7 +61,8 @@ def convert_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a SentencePiece BPE model.
 
-    Text that spells a special token ("[MASK]") is encoded as plain text, as SentencePiece does.
+    It cleans text as the shards were (mlc.tasks.text), which leaves clean text as it is. Text that spells a special
+    token ("[MASK]") is encoded as plain text, as SentencePiece does.
 
     Args:
         model_file: SentencePiece model.
@@ -104,7 +106,7 @@ def convert_tokenizer(
 def check_same_ids(
     fast: PreTrainedTokenizerFast, model_file: Path, special_ids: Mapping[str, int], texts: Sequence[str]
 ) -> int:
-    """Compare a fast tokenizer with SentencePiece, text by text and id by id.
+    """Compare a fast tokenizer with SentencePiece on cleaned text, text by text and id by id.
 
     Returns:
         Number of texts compared (`SAMPLE_TEXTS` and `texts`).
@@ -118,7 +120,7 @@ def check_same_ids(
     for start in range(0, len(every), 256):
         chunk = every[start : start + 256]
         got = fast(chunk, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
-        for text, found, plain in zip(chunk, got, reference.encode(chunk), strict=True):
+        for text, found, plain in zip(chunk, got, reference.encode(list(map(clean_text, chunk))), strict=True):
             needed = [begin, *plain, end]
             if list(found) != needed:
                 place = next((i for i, (a, b) in enumerate(zip(found, needed, strict=False)) if a != b), len(needed))
@@ -182,14 +184,11 @@ def _build(proto: Any, special_ids: Mapping[str, int]) -> Tokenizer:
         )
     )
     prefix = bool(proto.normalizer_spec.add_dummy_prefix)
-    collapse = bool(proto.normalizer_spec.remove_extra_whitespaces)
-    steps: list[Any] = []
-    if collapse:
-        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    steps = _cleaning()
     if prefix:
         steps.append(normalizers.Prepend(SPACE))
     steps.append(normalizers.Replace(" ", SPACE))
-    if collapse:  # at the end SentencePiece also takes away the marks that stood in the text itself
+    if proto.normalizer_spec.remove_extra_whitespaces:  # of the text's own marks, those at its end
         steps.append(normalizers.Replace(Regex(rf"{SPACE}+\z"), ""))
     tokenizer.normalizer = normalizers.Sequence(steps)
     undo: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -203,6 +202,21 @@ def _build(proto: Any, special_ids: Mapping[str, int]) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in ordered])
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _cleaning() -> list[Any]:
+    """`clean_text`, step by step."""
+
+    def character_class(ranges: Sequence[tuple[int, int]]) -> str:
+        return "[" + "".join(rf"\x{{{first:04x}}}-\x{{{last:04x}}}" for first, last in ranges) + "]"
+
+    return [
+        normalizers.Replace(Regex(character_class(REMOVED_RANGES)), ""),
+        normalizers.Replace(Regex(character_class(SPACE_RANGES) + "+"), " "),
+        normalizers.Replace(Regex(r"\A +"), ""),
+        normalizers.Replace(Regex(r" +\z"), ""),
+        normalizers.NFC(),
+    ]
 
 
 def _merges(proto: Any) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -90,10 +91,10 @@ def glm_config(
 
 def encoder_of(model: PreTrainedModel) -> nn.Module:
     """The model itself, or the encoder of an encoder-decoder; without a pooler, which nothing here would train."""
-    encoder: nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model
+    encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else model
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
-    return encoder
+    return cast(nn.Module, encoder)
 
 
 def _hugging_face_config(model: ModelSection) -> PretrainedConfig:

@@ -24,7 +24,7 @@ def rms_norm(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension; statistics in at least fp32."""
     if states.device.type == "cpu":
         return cast(Tensor, _RmsNorm.apply(states, weight, epsilon))
-    return cast(Tensor, F.rms_norm(states, weight.shape, weight, epsilon))
+    return F.rms_norm(states, weight.shape, weight, epsilon)
 
 
 class _RmsNorm(Function):
@@ -33,7 +33,7 @@ class _RmsNorm(Function):
     @staticmethod
     def forward(ctx: _Context, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         wide = states.to(torch.promote_types(states.dtype, torch.float32))
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
+        scale: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         scale = scale.div_(states.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(states, weight, scale)
         return (wide * scale).to(states.dtype).mul_(weight)

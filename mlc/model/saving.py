@@ -149,9 +149,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             where=str(folder),
         )
     try:
-        return safetensors.torch.load_file(path)
+        weights: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError("the weights are damaged", found=str(error), where=str(path)) from None
+    return weights
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from mlc.errors import CheckpointError, MlcError
 from mlc.model.build import POSITIONS_BEFORE_FIRST
+from mlc.tasks.text import clean_text
 
 _NO_LIMIT = 10**6  # transformers writes 1e30 where a tokenizer states no limit
 
@@ -64,9 +65,9 @@ class SentencePieceTokenizer:
         self._begin, self._end = special_ids["[CLS]"], special_ids["[SEP]"]
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Encode, keep the first `max_tokens - 2` pieces, add [CLS] and [SEP]."""
+        """Clean as the shards were, encode, keep the first `max_tokens - 2` pieces, add [CLS] and [SEP]."""
         room = self.max_tokens - 2
-        pieces = self._pieces.encode(list(texts))
+        pieces = self._pieces.encode([clean_text(text) for text in texts])
         ids = [[self._begin, *plain[:room], self._end] for plain in pieces]
         return TokenizedTexts(ids, sum(len(plain) > room for plain in pieces))
 

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from mlc.errors import MlcError
 from mlc.export import tokenizer as export_tokenizer
 from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
+from mlc.tasks.text import clean_text
 
 VARIANTS = {
     "prefix": {},
@@ -43,7 +44,9 @@ FRAGMENTS = st.one_of(
     st.text(alphabet=sorted(set("".join(TRAINING_TEXTS))), max_size=12),
     st.text(alphabet="ab -", max_size=12),
     st.sampled_from([*SPECIAL_TOKENS, "<0x41>", "<s>", "▁", " ", "  ", "\n", "\t", "\u00a0", "\u3000", "\r\n"]),
-    st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=6),
+    # Unassigned characters: another version of Unicode may have made them letters that NFC composes.
+    st.text(alphabet=st.characters(exclude_categories=["Cs", "Cn"]), max_size=6),
+    st.text(alphabet="eaou\u0301\u0308\u0323 \u1100\u1161\u11a8\t\n\x07\ufeff\x85\u2028\x1f\x1c", max_size=8),
 )
 
 
@@ -52,7 +55,7 @@ FRAGMENTS = st.one_of(
 def test_ids_equal_sentencepiece(both: tuple[Any, SentencePieceProcessor, Path], fragments: list[str]) -> None:
     fast, reference, _ = both
     text = "".join(fragments)
-    needed = [SPECIAL_IDS["[CLS]"], *reference.encode(text), SPECIAL_IDS["[SEP]"]]
+    needed = [SPECIAL_IDS["[CLS]"], *reference.encode(clean_text(text)), SPECIAL_IDS["[SEP]"]]
     assert fast(text, verbose=False)["input_ids"] == needed
     assert fast(text, add_special_tokens=False, verbose=False)["input_ids"] == needed[1:-1]
 
@@ -63,7 +66,7 @@ def test_decoding_gives_the_text_back(both: tuple[Any, SentencePieceProcessor, P
         ids = fast(text)["input_ids"]
         if SPECIAL_IDS["[UNK]"] in ids:  # without byte fallback a rare letter is lost
             continue
-        assert fast.decode(ids, skip_special_tokens=True) == reference.decode(reference.encode(text))
+        assert fast.decode(ids, skip_special_tokens=True) == reference.decode(reference.encode(clean_text(text)))
 
 
 def test_special_tokens_and_truncation(both: tuple[Any, SentencePieceProcessor, Path]) -> None:

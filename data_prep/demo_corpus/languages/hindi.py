@@ -24,8 +24,8 @@ from data_prep.demo_corpus.sentences import (
     WeatherScene,
 )
 
-# people: direct, oblique. nouns: gender, singular, plural. adjectives: masculine. verbs and gifts: masculine singular of
-# the perfective; verbs also the infinitive. meetings: {} = person in the oblique. motions: masculine, feminine.
+# people: direct, oblique. nouns: gender, singular, plural. adjectives: masculine. verbs and gifts: masculine singular
+# of the perfective; verbs also the infinitive. meetings: {} = person in the oblique. motions: masculine, feminine.
 # activities: masculine, feminine, whether the subject takes ने. places: in, to, gender, direct.
 TABLE = """
 [people: 2]

@@ -84,7 +84,8 @@ airport=havaalanında/havaalanına/havaalanının; bridge=köprüde/köprüye/k�
 [states: 1]
 empty=boş; quiet=sessiz; dirty=kirli; clean=temiz; beautiful=güzel; dangerous=tehlikeli; dark=karanlık; far=uzak
 [landmarks: 3]
-on_table=masanın üstünde/masanın üstüne/masanın üstündeydi; under_table=masanın altında/masanın altına/masanın altındaydı
+on_table=masanın üstünde/masanın üstüne/masanın üstündeydi
+under_table=masanın altında/masanın altına/masanın altındaydı
 by_window=pencerenin yanında/pencerenin yanına/pencerenin yanındaydı
 behind_door=kapının arkasında/kapının arkasına/kapının arkasındaydı; on_shelf=rafta/rafa/raftaydı
 under_bed=yatağın altında/yatağın altına/yatağın altındaydı; in_cupboard=dolapta/dolaba/dolaptaydı
