@@ -77,8 +77,13 @@ FINDING_ADVERBS: tuple[str, ...] = ("quickly", "suddenly", "quietly")
 INDOOR_PLACES: tuple[str, ...] = _names(
     "school hospital library station restaurant church museum theatre kitchen office factory castle hotel airport"
 )
+"""Where furniture stands."""
+
+OPEN_PLACES: tuple[str, ...] = _names("market garden park village forest beach harbour farm island bridge")
+"""Where there is weather."""
+
 WOODED_PLACES: tuple[str, ...] = _names("garden park village forest farm island")
-"""Furniture stands in the first kind of place, trees in the second."""
+"""Where trees stand."""
 
 NUMBERS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 

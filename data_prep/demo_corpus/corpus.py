@@ -101,7 +101,7 @@ def generate(documents: int, held_out: int, seed: int, *, extra: int = 0, extra_
 
 
 def least_difference(plans: Sequence[DocumentPlan]) -> int | None:
-    """The least number of concepts, over all pairs of plans, that one of the two has in a role and the other has not."""
+    """The least number of concepts, over all pairs of plans, that only one of the two has in the same role."""
     concepts = [_document_concepts(plan) for plan in plans]
     return min((len(first ^ second) for first, second in combinations(concepts, 2)), default=None)
 

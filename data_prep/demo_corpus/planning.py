@@ -19,6 +19,7 @@ from data_prep.demo_corpus.concepts import (
     JOINT_ACTIVITIES,
     NOUN_CLASSES,
     NUMBERS,
+    OPEN_PLACES,
     VERB_CLASSES,
     WOODED_PLACES,
     noun_class,
@@ -140,7 +141,8 @@ def _go(scene: _Scene) -> Sentence:
 
 def _weather_scene(scene: _Scene) -> Sentence:
     time, weather, activity = scene.pick("times"), scene.pick("weather"), scene.pick("activities")
-    return WeatherScene(time, scene.place(), weather, scene.subject(), activity)
+    place = scene.main_place if scene.main_place in OPEN_PLACES else scene.random.choice(OPEN_PLACES)
+    return WeatherScene(time, place, weather, scene.subject(), activity)
 
 
 def _because(scene: _Scene) -> Sentence:
