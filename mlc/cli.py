@@ -6,14 +6,16 @@ Packages are imported when their command runs, so `mlc --help` is immediate.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mlc.errors import EXIT_USAGE, MlcError
+from mlc.errors import EXIT_FAILED, EXIT_USAGE, MlcError
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the recipe; repeatable.")
@@ -37,8 +39,9 @@ def build_app() -> typer.Typer:
         "torchrun --nproc-per-node 2 -m mlc train recipes/demo_joint.toml",
         "mpirun -n 2 mlc train recipes/demo_joint.toml --set schedule.total_steps=100",
     ))(_train)
-    check = typer.Typer(help="Check a recipe before anything runs.", no_args_is_help=True)
+    check = typer.Typer(help="Check a recipe, or what two runs came to.", no_args_is_help=True)
     check.command("recipe", epilog=_examples("mlc check recipe recipes/seed_glm.toml"))(_check_recipe)
+    check.command("identical", epilog=_examples("mlc check identical runs/a runs/b"))(_check_identical)
     app.add_typer(check, name="check")
 
     # Sub-applications bring their own help and examples; importing them costs no torch.
@@ -89,6 +92,21 @@ def _check_recipe(recipe: Recipe, overrides: Overrides = None) -> None:
     from mlc.config import TrainRecipe, read_recipe
 
     print(read_recipe(recipe, TrainRecipe, overrides or ()).to_toml(), end="")
+
+
+def _check_identical(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Another one.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+) -> None:
+    """Compare two runs bit by bit: every metric but clocks, and the final weights. Exit code 1 if they differ."""
+    from mlc.engine.compare import compare_runs
+
+    result = compare_runs(first, second)
+    if json_file is not None:
+        json_file.write_text(json.dumps({"identical": result.difference is None, **asdict(result)}) + "\n")
+    print(result.difference or f"identical: {result.steps} logged steps and the final weights")
+    sys.exit(EXIT_FAILED if result.difference else 0)
 
 
 def _examples(*commands: str) -> str:

@@ -236,6 +236,9 @@ class CheckpointSection(Section):
 
     every_steps: Positive = 1000
     keep_last: Positive = 2
+    """Complete checkpoints to keep; the one of `at_start` counts too."""
+    at_start: bool = False
+    """Also save before the first step, to score the untrained model."""
 
 
 class LogSection(Section):

@@ -98,12 +98,15 @@ class _Run:
         self.checkpoint_seconds = 0.0
 
     def to_the_end(self) -> int:
+        """Train from `position` on; returns the exit code."""
         recipe, total_steps = self.recipe, self.recipe.schedule.total_steps
         console = Console() if self.ranks.rank == 0 else None
         if console is not None:
             discard_after(self.run_folder, self.position.step)
             self._announce(console)
         with StopRequest() as stop, self._metrics_writer(console) as writer:
+            if recipe.checkpoint.at_start and self.position.step == 0:
+                self._save(writer)
             for batch, data_seconds in _ahead(self.builder, self.position.step, total_steps):
                 started = time.perf_counter()
                 totals = count_totals(batch, stop=stop.requested, device=self.device)

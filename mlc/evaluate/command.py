@@ -110,6 +110,8 @@ def run_retrieval(
     Raises:
         MlcError: see `find_model`, `read_parallel_texts` and `TextEncoder.load`.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from mlc.evaluate.report import print_report
     from mlc.tasks.encoder import TextEncoder
     from mlc.tasks.parallel_texts import read_parallel_texts
@@ -117,6 +119,7 @@ def run_retrieval(
     layer_number = _check_options(layer, dev, pooling, projection, precision, json_file)
     pairs = read_parallel_texts(data, languages=languages, limit=limit)
     dev_pairs = read_parallel_texts(dev, languages=languages, limit=limit) if dev else []
+    disable_progress_bar()  # transformers' own: they tell of single files
     encoder = TextEncoder.load(
         model,
         layer=layer_number,

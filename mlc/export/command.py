@@ -41,10 +41,13 @@ def run_export(
     model: str, out: Path, *, overwrite: bool = False, json_file: Path | None = None, console: Console | None = None
 ) -> None:
     """Export and say what was checked; errors as in `export_model`."""
+    from transformers.utils.logging import disable_progress_bar
+
     from mlc.export.hugging_face import export_model
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UsageError("the folder does not exist", found=str(json_file.parent), where="--json")
+    disable_progress_bar()  # transformers' own: they tell of single files
     report = export_model(model, out, overwrite=overwrite)
     say = console or Console()
     if report.skipped:

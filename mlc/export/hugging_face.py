@@ -127,6 +127,7 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _put_in_place(partial: Path, out: Path) -> None:
     for file in partial.iterdir():
+        shutil.copymode(partial / DESCRIPTION_FILE, file)  # safetensors makes files that only their owner can read
         _sync(file)
     _sync(partial)
     if out.exists():

@@ -61,6 +61,7 @@ def build_training_model(
         _check_width(backbone, model)
         if model.path:
             _grow_vocabulary(backbone, vocab_size, seed)
+            config.vocab_size = backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
     built = wrap_backbone(backbone, model, config)
     initialise(built, seed, gathered=gathered, include=lambda name: not (model.path and name.startswith("backbone.")))
     return built

@@ -133,7 +133,8 @@ class TextEncoder:
     @property
     def step(self) -> int | None:
         """The checkpoint's optimizer step, where known."""
-        return self.model.source.step
+        step = self.model.description.get("step", self.model.source.step)
+        return None if step is None else int(step)
 
     def with_representation(self, representation: Representation) -> TextEncoder:
         """The same model with another representation; the weights are shared."""

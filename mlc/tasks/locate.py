@@ -58,7 +58,7 @@ def find_model(model: str | Path) -> ModelSource:
         # runs/typo also looks like a hub name; a folder "runs" here tells that it is none.
         is_hub_name = _HUB_NAME.fullmatch(str(model)) and not ("/" in str(model) and path.parent.is_dir())
         if is_hub_name:
-            return ModelSource("huggingface", model)
+            return ModelSource("huggingface", str(model))
         raise UsageError("no such model", found=str(model), needed=_NEEDED)
     if not path.is_dir():
         raise UsageError("a model is a folder", found=str(path), needed=_NEEDED)

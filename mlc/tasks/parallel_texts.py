@@ -74,6 +74,14 @@ def read_parallel_texts(
             _append(found, _read_pairs(path, limit), wanted)
     for folder, files in documents.items():
         found += _read_documents(folder, files, wanted, limit)
+    have = {language for texts in found for language in texts.languages}
+    if found and not wanted <= have:
+        raise UsageError(
+            "there are no pairs in a language that was asked for",
+            found=", ".join(sorted(wanted - have)),
+            needed=f"some of {', '.join(sorted(have))}, or data in it",
+            where="--languages",
+        )
     if not found:
         raise UsageError(
             "there is nothing to score",

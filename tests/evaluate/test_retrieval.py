@@ -12,10 +12,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from small_models import TRAINING_TEXTS, make_checkpoint
+from typer.testing import CliRunner
 
 from mlc.errors import MlcError, UsageError
 from mlc.evaluate import retrieval
-from mlc.evaluate.command import run_retrieval
+from mlc.evaluate.command import app, run_retrieval
 from mlc.evaluate.report import RetrievalReport, print_report
 from mlc.evaluate.retrieval import (
     TIE_TOLERANCE,
@@ -182,3 +184,26 @@ def test_bad_options_are_refused_before_any_work(options: dict[str, object], mes
     """Neither the model nor the data exist: the refusal must come first."""
     with pytest.raises(UsageError, match=message):
         run_retrieval("no/such/model", [Path("no/such/data")], **options)
+
+
+def test_command_end_to_end(tmp_path: Path) -> None:
+    """Every text with itself as its translation: found in full by any layer, which the lowest then wins."""
+    make_checkpoint(tmp_path / "run", 3)
+    rows = [{"de": text[:40], "en": text[:40]} for text in TRAINING_TEXTS]
+    data = tmp_path / "de-en.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--model", str(tmp_path / "run"), "--data", str(data), str(data), "--json", str(tmp_path / "out.json")]
+    outcome = CliRunner().invoke(app, ["retrieval", *arguments, "--layer", "best", "--dev", str(data)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "mean of 2" in outcome.output
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["mean_top1"] == content["mean_mrr"] == 1.0
+    assert content["representation"] == {"layer": 0, "pooling": "mean", "projection": False}
+    assert content["dev_top1"] == {"0": 1.0, "1": 1.0, "2": 1.0}
+    assert (content["step"], content["candidates"], content["texts"]) == (3, 2 * len(rows), len(rows))
+
+
+def test_help_has_examples() -> None:
+    outcome = CliRunner().invoke(app, ["retrieval", "--help"])
+    assert outcome.exit_code == 0
+    assert "mlc evaluate retrieval --model runs/base" in outcome.output

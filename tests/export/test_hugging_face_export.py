@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,46 +40,87 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-def run_card(folder: Path, texts: list[str], cache: Path) -> np.ndarray:
-    """Run the code example of an export's README.md in a fresh process; returns its embeddings."""
-    card = (folder / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    example = re.sub(r"^texts = .*$", f"texts = {texts!r}", example, flags=re.MULTILINE)
-    assert repr(texts) in example
-    out = cache / "embeddings.npy"
-    script = f"{BLOCK}\n{example}\nimport numpy\nnumpy.save({str(out)!r}, embeddings.numpy())\n"
-    environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+CASES = {
+    "mean of the last layer, projected": (GLM.model_copy(update={"projection_size": 12}), True),
+    "cls of layer 1": (GLM.model_copy(update={"layer": 1, "pooling": "cls"}), True),
+    "last token": (GLM.model_copy(update={"pooling": "last"}), True),
+    "never contrasted": (GLM.model_copy(update={"projection_size": 12}), False),
+    "bert": (ModelSection(architecture="huggingface", config="bert", projection_size=8), True),
+    "mt5": (ModelSection(architecture="huggingface", config="mt5", projection_size=8), True),
+}
+CONFIGS = {
+    "bert": BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
+    "mt5": MT5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2),
+}
+
+
+def run_cards(folders: list[Path], texts: list[str], home: Path) -> list[np.ndarray]:
+    """Run the code examples of exports' README.md, each in its folder, in one fresh process; their embeddings."""
+    script = [BLOCK, "import os", "import numpy"]
+    for place, folder in enumerate(folders):
+        (example,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+        example = re.sub(r"^texts = .*$", lambda _: f"texts = {texts!r}", example, flags=re.MULTILINE)
+        assert repr(texts) in example
+        script += [f"os.chdir({str(folder)!r})", example]
+        script += [f"numpy.save({str(home / str(place))!r}, embeddings.numpy())", "del embeddings, model, tokenizer"]
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", "\n".join(script)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    result: np.ndarray = np.load(out)
-    return result
+    return [np.load(home / f"{place}.npy") for place in range(len(folders))]
 
 
-@pytest.mark.parametrize(
-    ("section", "contrastive"),
-    [
-        (GLM.model_copy(update={"projection_size": 12}), True),
-        (GLM.model_copy(update={"layer": 1, "pooling": "cls"}), True),
-        (GLM.model_copy(update={"pooling": "last"}), True),
-        (GLM.model_copy(update={"projection_size": 12}), False),
-    ],
-    ids=["mean of the last layer, projected", "cls of layer 1", "last token", "never contrasted"],
-)
+@dataclass(frozen=True)
+class Exported:
+    run: Path
+    out: Path
+    report: hugging_face.ExportReport
+    card_vectors: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    home = tmp_path_factory.mktemp("exports")
+    reports = {}
+    for name, (section, contrastive) in CASES.items():
+        located = section
+        if section.config:
+            CONFIGS[section.config].save_pretrained(home / f"config-{name}")
+            located = section.model_copy(update={"config": str(home / f"config-{name}")})
+        make_checkpoint(home / f"run-{name}", 7, section=located, contrastive=contrastive)
+        reports[name] = export_model(home / f"run-{name}", home / f"out-{name}")
+    vectors = run_cards([home / f"out-{name}" for name in CASES], TEXTS, home)
+    return {
+        name: Exported(home / f"run-{name}", home / f"out-{name}", reports[name], found)
+        for name, found in zip(CASES, vectors, strict=True)
+    }
+
+
+@pytest.mark.parametrize("case", list(CASES))
 def test_the_cards_example_gives_the_checkpoints_embeddings_without_this_package(
-    tmp_path: Path, section: ModelSection, contrastive: bool
+    exported: dict[str, Exported], case: str
 ) -> None:
-    make_checkpoint(tmp_path / "run", 7, section=section, contrastive=contrastive)
-    report = export_model(tmp_path / "run", tmp_path / "out")
-    assert report.step == 7
-    assert report.max_difference <= TOLERANCE
-    assert (tmp_path / "out" / "projection.safetensors").exists() == (contrastive and section.projection_size > 0)
-    needed = TextEncoder.load(tmp_path / "run", device="cpu").encode(TEXTS)
-    np.testing.assert_allclose(run_card(tmp_path / "out", TEXTS, tmp_path), needed, atol=TOLERANCE)
-    again = TextEncoder.load(tmp_path / "out", device="cpu")
+    section, contrastive = CASES[case]
+    it = exported[case]
+    needed = TextEncoder.load(it.run, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(it.card_vectors, needed, atol=TOLERANCE)
+    assert it.report.step == 7
+    assert it.report.max_difference <= TOLERANCE
+    assert (it.out / "projection.safetensors").exists() == (contrastive and section.projection_size > 0)
+    assert bool(list(it.out.glob("*.py"))) == (section.architecture == "glm")
+    modes = {file.stat().st_mode for file in it.out.iterdir()}
+    assert len(modes) == 1  # whoever can read one file can read all
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_the_encoder_reads_exports_as_it_reads_checkpoints(exported: dict[str, Exported], case: str) -> None:
+    it = exported[case]
+    again = TextEncoder.load(it.out, device="cpu")
+    needed = TextEncoder.load(it.run, device="cpu").encode(TEXTS)
     np.testing.assert_allclose(again.encode(TEXTS), needed, atol=TOLERANCE)
-    assert again.representation == report.representation
+    assert again.representation == it.report.representation
+    assert again.step == 7
 
 
 def test_the_guard_of_the_fresh_process_works() -> None:
@@ -99,21 +141,6 @@ def test_auto_model_without_remote_code_where_the_package_is_installed(tmp_path:
     with torch.inference_mode():
         states = model(**batch).last_hidden_state
     assert states.shape == (*batch["input_ids"].shape, 32)
-
-
-@pytest.mark.parametrize("family", ["bert", "mt5"])
-def test_hugging_face_backbones(tmp_path: Path, family: str) -> None:
-    if family == "bert":
-        config = BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    else:
-        config = MT5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
-    config.save_pretrained(tmp_path / "config")
-    section = ModelSection(architecture="huggingface", config=str(tmp_path / "config"), projection_size=8)
-    make_checkpoint(tmp_path / "run", 3, section=section)
-    export_model(tmp_path / "run", tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.py"))
-    needed = TextEncoder.load(tmp_path / "run", device="cpu").encode(TEXTS)
-    np.testing.assert_allclose(run_card(tmp_path / "out", TEXTS, tmp_path), needed, atol=TOLERANCE)
 
 
 def test_the_card_and_description_say_where_the_model_comes_from(tmp_path: Path) -> None:

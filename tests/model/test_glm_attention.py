@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.initialise import initialise
-from mlc.model.modeling_glm import MlcGlmModel
+from mlc.model.modeling_glm import MlcGlmModel, attend
 from mlc.model.packing_glm import divide_rows, pack_rows
 
 LENGTHS = torch.tensor([7, 12, 3, 12, 1, 9])
@@ -202,8 +203,7 @@ def test_dividing_rows_is_never_worse_than_not_dividing(lengths: list[int], grou
     assert borders[0] == 0
     assert borders[-1] == len(lengths)
     assert borders == sorted(set(borders))
-    groups = list(zip(borders, borders[1:], strict=False))
-    cost = sum((end - begin) * lengths[begin] + group_cost for begin, end in groups)
+    cost = sum((end - begin) * lengths[begin] + group_cost for begin, end in pairwise(borders))
     assert cost <= len(lengths) * lengths[0] + group_cost
     if group_cost == 0:
         assert cost == sum(lengths)  # every row only as wide as itself
@@ -217,3 +217,12 @@ def test_every_head_of_every_token_has_a_slot_of_its_own(lengths: list[int], hea
     assert max(slots) < rows.slots == sum(group.rows * heads * group.columns for group in rows.groups)
     flat = torch.tensor([row * 12 + column for row, length in enumerate(lengths) for column in range(length)])
     assert rows.tokens_at(flat).tolist() == list(range(sum(lengths)))
+
+
+def test_attention_on_cpu_equals_the_kernel_used_elsewhere() -> None:
+    generator = torch.Generator().manual_seed(4)
+    query, key, value = (torch.randn(3, 2, 7, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    rows = pack_rows(torch.tensor([7, 7, 7]), torch.tensor([7, 2, 0]), columns=7, heads=2)
+    mask = rows.groups[0].may_see_RLL
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+    torch.testing.assert_close(attend(query, key, value, mask), expected, rtol=1e-12, atol=1e-12)

@@ -191,7 +191,7 @@ def test_a_glm_layer_out_of_range_is_refused() -> None:
 
 @pytest.mark.parametrize("sizes", [{"hidden_size": 30}, {"num_hidden_layers": 0}])
 def test_a_config_that_cannot_be_is_refused(sizes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="found|multiple"):
+    with pytest.raises(ValueError, match=r"found|multiple"):
         MlcGlmConfig(**sizes)
 
 

@@ -17,11 +17,11 @@ os.environ.update(
     DS_ACCELERATOR="cpu", RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
 )
 
-import deepspeed  # noqa: E402
-from deepspeed.utils import safe_get_full_grad  # noqa: E402
+import deepspeed
+from deepspeed.utils import safe_get_full_grad
 
-from mlc.config import ModelSection  # noqa: E402
-from mlc.model import build_training_model  # noqa: E402
+from mlc.config import ModelSection
+from mlc.model import build_training_model
 
 SECTION = ModelSection(layers=2, hidden_size=32, heads=2, feed_forward_size=48, projection_size=12)
 CONFIG = {

@@ -127,6 +127,8 @@ def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
         read_parallel_texts([tmp_path])
     with pytest.raises(UsageError, match="nothing to score"):
         read_parallel_texts([documents(tmp_path)], languages=["de"])
+    with pytest.raises(UsageError, match="asked for; found sw"):
+        read_parallel_texts([tmp_path], languages=["de", "en", "swh"])
     one = write(tmp_path / "one" / "de-en.tsv", ["a\tb"])
     with pytest.raises(DataError, match="candidates"):
         read_parallel_texts([one])
