@@ -187,6 +187,11 @@ class OptimizerSection(Section):
     """AdamW (Loshchilov & Hutter 2019) and gradient clipping."""
 
     learning_rate: PositiveFloat
+    """Peak learning rate."""
+    embedding_learning_rate_scale: PositiveFloat = 1.0
+    """The token embeddings (and the head tied to them) learn this many times faster. A matrix adds up as many small
+    steps as it has inputs, an embedding row takes one alone: at one rate for both, wide models learn embeddings too
+    slowly or matrices too fast (Yang et al. 2022, "Tensor Programs V", table 3)."""
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     epsilon: PositiveFloat = 1e-8
     weight_decay: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.01

@@ -67,11 +67,14 @@ class Translations:
         group, count = np.unique(languages_of_group, return_counts=True)
         return np.flatnonzero(np.isin(groups, group[count > 1])).astype(np.int64)
 
-    def partner(self, group: int, language: str, random: np.random.Generator) -> tuple[str, IndexedShard, int]:
-        """A random translation of `group` into a language other than `language`."""
+    def partner(self, group: int, language: str, key: int) -> tuple[str, IndexedShard, int]:
+        """A translation of `group` into another language: of those it exists in, the first in an order set by `key`.
+
+        Documents that share a key get the same language as far as they can.
+        """
         low, high = np.searchsorted(self._group, [group, group + 1])
         others = [p for p in range(low, high) if self._shards[self._shard[p]][0] != language]
-        chosen = others[int(random.integers(len(others)))]
+        chosen = min(others, key=lambda p: hash_words(key, self._shards[self._shard[p]][0]))
         other, shard, _ = self._shards[self._shard[chosen]]
         return other, shard, int(self._document[chosen])
 
@@ -203,7 +206,10 @@ class Corpus:
         if group < 0:
             group = hash_words(stream.entry.name, document)
         if stream.translations is not None:
-            other, shard, partner = stream.translations.partner(group, language, random)
+            # One key a sample, or one a global batch: then the whole batch pairs the same two languages.
+            turn = index // self._data.samples_per_step if self._data.language_pure else index
+            key = hash_words(self._seed, "partner", turn)
+            other, shard, partner = stream.translations.partner(group, language, key)
             first, second = aligned_windows((stream.shards[0], document), (shard, partner), random, limit)
             return Sample(index, first, second, language, other, group)
         match stream.source.view:

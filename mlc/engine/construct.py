@@ -100,22 +100,24 @@ def build_engine(
 
 
 def parameter_groups(model: nn.Module, optimizer: OptimizerSection) -> list[dict[str, Any]]:
-    """Matrices with weight decay, vectors (norms, biases) without."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    """Embeddings with a learning rate of their own; other matrices; vectors (norms, biases) without weight decay."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Under ZeRO-3 a sharded parameter is flat; its own shape is in ds_shape.
-    matrices = [p for _, p in trained if len(getattr(p, "ds_shape", p.shape)) >= 2]
-    vectors = [p for _, p in trained if len(getattr(p, "ds_shape", p.shape)) < 2]
+    vectors = {id(p) for p in trained if len(getattr(p, "ds_shape", p.shape)) < 2}
+    decay, scale = optimizer.weight_decay, optimizer.embedding_learning_rate_scale
     groups = [
-        {"params": matrices, "weight_decay": optimizer.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) in embeddings], "weight_decay": decay, "learning_rate_scale": scale},
+        {"params": [p for p in trained if id(p) not in embeddings | vectors], "weight_decay": decay},
+        {"params": [p for p in trained if id(p) in vectors], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
+    return [{"learning_rate_scale": 1.0, **group} for group in groups if group["params"]]
 
 
 def set_learning_rate(engine: Any, learning_rate: float) -> None:
     """Set every parameter group's learning rate for the coming step."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["learning_rate_scale"]
 
 
 def parameter_count(model: TrainingModel) -> int:

@@ -24,8 +24,6 @@ class MlcGlmConfig(PretrainedConfig):
         hidden_dropout: probability with which a block's two branches lose an element while training.
         rms_norm_eps: added to the mean square before its root.
         rotary_base: wavelengths of the rotary positions lie between 2 pi and 2 pi times this.
-        initializer_range: standard deviation of the embedding and of every matrix that reads the residual stream;
-            those that write to it start 2 x layers times smaller.
         max_position_embeddings: longest row seen in training; informative, rotary positions have no limit.
         pad_token_id: fills rows on the right; its states are 0.
 
@@ -45,7 +43,6 @@ class MlcGlmConfig(PretrainedConfig):
         hidden_dropout: float = 0.0,
         rms_norm_eps: float = 1e-6,
         rotary_base: float = 10000.0,
-        initializer_range: float = 0.02,
         max_position_embeddings: int = 512,
         pad_token_id: int = 0,
         **kwargs: Any,
@@ -65,7 +62,6 @@ class MlcGlmConfig(PretrainedConfig):
         self.hidden_dropout = hidden_dropout
         self.rms_norm_eps = rms_norm_eps
         self.rotary_base = rotary_base
-        self.initializer_range = initializer_range
         self.max_position_embeddings = max_position_embeddings
         self.pad_token_id = pad_token_id
         super().__init__(**kwargs)

@@ -39,8 +39,8 @@ def initialise(
 ) -> None:
     """Draw the initial value of every parameter of `module`.
 
-    Norms start at 1 and biases at 0; everything else is normal, with the deviation `initial_std` gives it inside a GLM
-    and 0.02 (or the `initializer_range` of the enclosing transformers model) elsewhere. The row of an embedding that
+    Norms start at 1 and biases at 0; everything else is normal, with the deviation `initial_std` gives it inside a GLM,
+    the `initializer_range` inside another transformers model, and 1 / sqrt(inputs) in the heads. The row of an embedding that
     stands for padding is 0. A parameter that has several names counts by its first one.
 
     Args:
@@ -80,15 +80,22 @@ def _owners(module: nn.Module) -> list[tuple[str, nn.Module, object]]:
     return owners
 
 
+def _std(owner: nn.Module, config: object) -> float:
+    if isinstance(config, MlcGlmConfig):
+        std = initial_std(owner, config)
+    elif config is None and isinstance(owner, nn.Linear):  # the heads of a TrainingModel
+        std = float(owner.in_features**-0.5)
+    else:
+        std = getattr(config, "initializer_range", None)
+    return std or DEFAULT_STD
+
+
 def _initial_value(owner: nn.Module, own_name: str, config: object, shape: torch.Size, seed: int, name: str) -> Tensor:
     if own_name == "bias" or own_name.endswith("_bias"):
         return torch.zeros(shape)
     if "norm" in type(owner).__name__.lower():
         return torch.ones(shape)
-    std = getattr(config, "initializer_range", None) or DEFAULT_STD
-    if isinstance(config, MlcGlmConfig):
-        std = initial_std(owner, config) or std
-    value = draw(shape, std, seed, name)
+    value = draw(shape, _std(owner, config), seed, name)
     padding_row = getattr(owner, "padding_idx", None)
     if isinstance(owner, nn.Embedding) and padding_row is not None:
         value[padding_row] = 0.0

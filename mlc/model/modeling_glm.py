@@ -257,7 +257,8 @@ class MlcGlmModel(PreTrainedModel):
         block_positions_RL: Tensor,
     ) -> tuple[PackedRows, list[Tensor]]:
         rows = pack_rows(lengths_R, part_a_lengths_R, input_ids.shape[1], self.config.num_attention_heads)
-        states_TD = self.embeddings(input_ids[rows.row_T, rows.column_T])
+        # The tied head needs rows of norm 1 for logits of order 1, the residual stream elements of order 1.
+        states_TD = self.embeddings(input_ids[rows.row_T, rows.column_T]) * self.config.hidden_size**0.5
         index = attention_index(
             rows,
             positions_RL[rows.row_T, rows.column_T],
@@ -275,12 +276,16 @@ class MlcGlmModel(PreTrainedModel):
 def initial_std(module: nn.Module, config: MlcGlmConfig) -> float | None:
     """Standard deviation of a module's initial weights; None = not a module of random weights.
 
-    The matrices that write to the residual stream start so small that the token embeddings dominate it: the mean over
-    a text begins as a bag of words, from which contrastive learning starts well.
+    Every matrix keeps the size of what it reads (1 / sqrt(its inputs)). Those that write to the residual stream start
+    2 x layers times smaller, so that the token embeddings dominate it: the mean over a text begins as a bag of words,
+    from which contrastive learning starts well. Adam moves every weight by about the learning rate a step, whatever
+    its size: much smaller embeddings would be overrun by their first, nearly parallel, updates and collapse.
     """
     if isinstance(module, ResidualLinear):
-        return config.initializer_range / (2 * config.num_hidden_layers)
-    return config.initializer_range if isinstance(module, nn.Linear | nn.Embedding) else None
+        return float(module.in_features**-0.5) / (2 * config.num_hidden_layers)
+    if isinstance(module, nn.Linear):
+        return float(module.in_features**-0.5)
+    return float(config.hidden_size**-0.5) if isinstance(module, nn.Embedding) else None
 
 
 def attention_index(
