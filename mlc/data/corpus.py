@@ -166,6 +166,12 @@ class Corpus:
             for i, stream, place in zip(index, streams, places, strict=True)
         ]
 
+    def token_counts(self, vocab_size: int, samples: int = 2048) -> Int64Array:
+        """How often each token occurs in the run's first `samples` samples, (vocab_size,)."""
+        texts = [text for sample in self.samples(np.arange(samples)) for text in (sample.first, sample.second)]
+        tokens = np.concatenate([text for text in texts if text is not None])
+        return np.bincount(tokens, minlength=vocab_size).astype(np.int64)
+
     def _open_source(self, number: int, source: SourceSection) -> list[Stream]:
         entries = [entry for entry in self._manifest.shards if entry.kind == source.kind and _selected(entry, source)]
         where = f"{self._data.shards}/manifest.json"

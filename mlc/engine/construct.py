@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -21,6 +23,7 @@ from mlc.distributed.ranks import RankInfo, export_ranks
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.errors import RecipeError
 from mlc.model.build import build_training_model
+from mlc.model.initialise import start_from_frequencies
 from mlc.model.training_model import TrainingModel
 
 
@@ -67,6 +70,7 @@ def build_engine(
     *,
     vocab_size: int,
     special_ids: Mapping[str, int],
+    token_counts: npt.NDArray[np.int64],
     device: torch.device,
 ) -> Any:
     """The model under DeepSpeed, ready for its first step.
@@ -75,6 +79,7 @@ def build_engine(
         recipe: resolved recipe.
         ranks: of this process; the process group is up.
         vocab_size, special_ids: of the shards' tokenizer.
+        token_counts: of the run's texts, (vocab_size,); where the heads' biases start.
         device: of this rank.
     """
     import deepspeed
@@ -90,6 +95,13 @@ def build_engine(
             # Part B needs no positions of its own: each of its tokens carries its blank's place.
             max_positions=recipe.data.max_tokens,
             seed=recipe.run.seed,
+            gathered=gathered,
+        )
+        start_from_frequencies(
+            model,
+            torch.from_numpy(token_counts),
+            blank_end=special_ids["[eop]"],
+            mean_blank_tokens=recipe.objectives.glm.mean_span_tokens,
             gathered=gathered,
         )
     groups = parameter_groups(model, recipe.optimizer)

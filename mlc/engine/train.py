@@ -69,6 +69,7 @@ def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
             ranks,
             vocab_size=manifest.tokenizer.vocab_size,
             special_ids=manifest.tokenizer.special_ids,
+            token_counts=corpus.token_counts(manifest.tokenizer.vocab_size),
             device=device,
         )
         if checkpoint is not None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.modeling_glm import initial_std
+from mlc.model.training_model import TrainingModel
 
 Gathered = Callable[[nn.Parameter], AbstractContextManager[object]]
 """Makes a partitioned parameter whole inside the context and gives every rank its part back at the end."""
@@ -59,6 +60,32 @@ def initialise(
             if include(name):
                 with gathered(parameter):
                     parameter.copy_(_initial_value(owner, own_name, config, parameter.shape, seed, name))
+
+
+@torch.no_grad()
+def start_from_frequencies(
+    model: TrainingModel,
+    counts_V: Tensor,
+    *,
+    blank_end: int,
+    mean_blank_tokens: float,
+    gathered: Gathered = whole,
+) -> None:
+    """Start the heads' biases at the log frequency of every token, so that training begins where unigrams end.
+
+    Args:
+        model: with new weights.
+        counts_V: how often each token was counted in the run's own texts, (V,).
+        blank_end: id of [eop], which ends every blank of Part B and never stands in a text.
+        mean_blank_tokens: tokens of a blank.
+    """
+    smoothed_V = counts_V.double() + 0.5
+    frequency_V = smoothed_V / smoothed_V.sum()
+    glm_V = frequency_V * mean_blank_tokens / (mean_blank_tokens + 1)
+    glm_V[blank_end] = 1 / (mean_blank_tokens + 1)
+    for module, values_V in ((model.mlm_bias, frequency_V), (model.glm_bias, glm_V)):
+        with gathered(module.bias):
+            module.bias.copy_(values_V.log())
 
 
 def draw(shape: torch.Size | tuple[int, ...], std: float, seed: int, name: str) -> Tensor:

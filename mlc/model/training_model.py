@@ -48,6 +48,22 @@ class TiedHead(nn.Module):
         pass
 
 
+class TokenBias(nn.Module):
+    """What a token is worth before any state is looked at; see `mlc.model.initialise.start_from_frequencies`.
+
+    Without it, states would have to carry the frequencies of tokens in a direction they all share, and a large common
+    component makes all texts alike to the contrast.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, logits_NV: Tensor) -> Tensor:
+        """(N, V) -> (N, V)."""
+        return logits_NV + self.bias
+
+
 class MaskedHeadTransform(nn.Module):
     """What the states of masked tokens pass before the tied head (Devlin et al. 2019): dense, GELU, norm."""
 
@@ -90,7 +106,9 @@ class TrainingModel(nn.Module):
         self.layer = layer
         self.projection = nn.Linear(width, projection_size, bias=False) if projection_size else None
         self.mlm_transform = MaskedHeadTransform(width)
-        self.lm_head = TiedHead(backbone.get_input_embeddings().weight)  # type: ignore[operator]
+        embeddings = backbone.get_input_embeddings()  # type: ignore[operator]
+        self.lm_head = TiedHead(embeddings.weight)
+        self.glm_bias, self.mlm_bias = TokenBias(embeddings.num_embeddings), TokenBias(embeddings.num_embeddings)
 
     def forward(
         self,
@@ -136,10 +154,10 @@ class TrainingModel(nn.Module):
 
         outputs = {"embeddings": self._embed(layer_TD, start_R, row_T, pooled_T, part_a_lengths)}
         if glm_index is not None:
-            outputs["glm_logits"] = self.lm_head(states_TD.index_select(0, tokens_at(glm_index)))
+            outputs["glm_logits"] = self.glm_bias(self.lm_head(states_TD.index_select(0, tokens_at(glm_index))))
         if mlm_index is not None:
             masked_ND = states_TD.index_select(0, tokens_at(mlm_index))
-            outputs["mlm_logits"] = self.lm_head(self.mlm_transform(masked_ND))
+            outputs["mlm_logits"] = self.mlm_bias(self.lm_head(self.mlm_transform(masked_ND)))
         return outputs
 
     def _run_hugging_face(self, input_ids: Tensor, part_a_lengths: Tensor) -> tuple[Tensor, Tensor]:
