@@ -34,7 +34,7 @@ JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=
 ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder with manifest.json.")]
 
 
-@app.command("build", epilog="Example: mpirun -n 8 mlc prep build recipes/prep.toml")
+@app.command("build", epilog="Example: mpirun -n 8 mlc prep build recipes/demo_prep.toml")
 def _build_command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file; see docs/data_prep.md.")],
     overrides: Annotated[
@@ -48,7 +48,7 @@ def _build_command(
     Alone, or under mpirun -n N or srun: the shards are the same to the byte. A finished build of the same recipe and
     files is left as it is.
 
-    mlc prep build recipes/prep.toml --set tokenizer.vocab_size=32000
+    mlc prep build recipes/demo_prep.toml --set tokenizer.vocab_size=32000
     """
     build(recipe, overrides or (), overwrite, json_path)
 

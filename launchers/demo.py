@@ -52,7 +52,9 @@ class Demo:
             self._show(command)
             done = subprocess.run(self._arguments(command), check=False)
             if done.returncode:
-                raise MlcError("a step of the demo failed", found=f"exit code {done.returncode}", where=" ".join(command))
+                raise MlcError(
+                    "a step of the demo failed", found=f"exit code {done.returncode}", where=" ".join(command)
+                )
         self.seconds[name] = round(time.monotonic() - started, 1)
 
     def train_and_stop(self, name: str, command: Sequence[str], run_folder: Path, stop_after: int) -> int:
@@ -70,9 +72,12 @@ class Demo:
         self.console.print(f"[yellow]stopping it after step {_logged_steps(run_folder)}: kill -TERM {process.pid}")
         process.send_signal(signal.SIGTERM)
         process.wait()
-        ending = json.loads((run_folder / "exit.json").read_text())
+        ending_file = run_folder / "exit.json"
+        ending = json.loads(ending_file.read_text()) if ending_file.exists() else {"code": None}
         if ending["code"] != EXIT_SAVED:
-            raise MlcError("the stopped run did not save", found=ending, needed=f"code {EXIT_SAVED}", where=str(run_folder))
+            raise MlcError(
+                "the stopped run did not save", found=ending, needed=f"code {EXIT_SAVED}", where=str(run_folder)
+            )
         self.seconds[name] = round(time.monotonic() - started, 1)
         return int(ending["step"])
 
@@ -107,8 +112,7 @@ def run_demo(console: Console) -> None:
     run_folder, unbroken, mlm = Path(joint.run.folder), ROOT / "unbroken", ROOT / "mlm_only"
     demo.step(
         "Corpus",
-        ["python", "-m", "data_prep.demo_corpus", "--output", str(ROOT / "corpus"), "--held-out", str(HELD_OUT)]
-        + ["--formats", "mixed"],
+        f"python -m data_prep.demo_corpus --output {ROOT}/corpus --held-out {HELD_OUT} --formats mixed".split(),
     )
     _split_held_out(ROOT / "corpus" / "heldout")
     demo.step("Shards", ["mlc", "prep", "build", PREP_RECIPE], ["mlc", "prep", "verify", str(ROOT / "shards")])

@@ -18,7 +18,8 @@ import typer
 from mlc.errors import EXIT_FAILED, EXIT_USAGE, MlcError
 
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the recipe; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the recipe; repeatable."),
 ]
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe of the run.")]
 
@@ -34,11 +35,14 @@ def build_app() -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(_options)
-    app.command("train", epilog=_examples(
-        "mlc train recipes/demo_joint.toml",
-        "torchrun --nproc-per-node 2 -m mlc train recipes/demo_joint.toml",
-        "mpirun -n 2 mlc train recipes/demo_joint.toml --set schedule.total_steps=100",
-    ))(_train)
+    app.command(
+        "train",
+        epilog=_examples(
+            "mlc train recipes/demo_joint.toml",
+            "torchrun --nproc-per-node 2 -m mlc train recipes/demo_joint.toml",
+            "mpirun -n 2 mlc train recipes/demo_joint.toml --set schedule.total_steps=100",
+        ),
+    )(_train)
     check = typer.Typer(help="Check a recipe, or what two runs came to.", no_args_is_help=True)
     check.command("recipe", epilog=_examples("mlc check recipe recipes/seed_glm.toml"))(_check_recipe)
     check.command("identical", epilog=_examples("mlc check identical runs/a runs/b"))(_check_identical)
@@ -74,8 +78,8 @@ def _options(local_rank: Annotated[int | None, typer.Option("--local_rank", hidd
 def _train(recipe: Recipe, overrides: Overrides = None) -> None:
     """Train a recipe; continue from its newest complete checkpoint if there is one.
 
-    Started alone it is one rank; torchrun, deepspeed, mpirun and srun start more. SIGTERM, SIGINT or SIGUSR2 saves
-    and ends with exit code 75.
+    Started alone it is one rank; torchrun, deepspeed, mpirun and srun start more. SIGTERM, SIGINT or SIGUSR2 to a rank
+    saves and ends with exit code 75; which signals each launcher passes on to its ranks: docs/checkpoints.md.
     """
     from mlc.config import TrainRecipe, read_recipe
     from mlc.distributed.ranks import find_ranks

@@ -121,6 +121,10 @@ class ModelSection(Section):
             raise ValueError(
                 'architecture = "huggingface" needs exactly one of path (weights) and config (from scratch)'
             )
+        sizes = ("layers", "hidden_size", "heads", "feed_forward_size", "dropout")
+        changed = [key for key in sizes if getattr(self, key) != type(self).model_fields[key].default]
+        if self.architecture == "huggingface" and changed:
+            raise ValueError(f"{', '.join(changed)}: a Hugging Face model's own configuration says so, leave it out")
         if self.architecture == "glm" and (self.path or self.config):
             raise ValueError('path and config belong to architecture = "huggingface"')
         if self.architecture == "glm" and self.hidden_size % self.heads:
@@ -306,6 +310,8 @@ def read_recipe(path: str | Path, section: type[T], overrides: Sequence[str] = (
         raise RecipeError("the recipe is not valid TOML", found=str(error), where=str(path)) from None
     for override in overrides:
         _apply_override(table, override)
+    if "build" in table and "build" not in section.model_fields:
+        raise RecipeError("this is a recipe for mlc prep build", where=str(path), hint=f"mlc prep build {path}")
     return parse_recipe(table, section, where=str(path))
 
 

@@ -4,8 +4,8 @@ In:  the DeepSpeed engine and the position of the run.
 Out: `checkpoints/step-00001000/`: DeepSpeed's sharded files, `model/` (safetensors, for everything but training), and
      `complete.json` with sizes and hashes, written last.
 
-All ranks write into a hidden partial folder, sync and hash their own files; after a barrier rank 0 writes
-`complete.json`, syncs, and renames the folder. A kill at any instant leaves either no new folder or a complete one.
+All ranks write into a hidden partial folder; after a barrier rank 0 syncs and hashes every file, writes
+`complete.json`, and renames the folder. A kill at any instant leaves either no new folder or a complete one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ import torch
 import torch.distributed as dist
 import xxhash
 
-from mlc.errors import CheckpointError
+from mlc.errors import CheckpointError, RecipeError
 from mlc.model.saving import save_model_folder
-from mlc.model.training_model import TrainingModel
 
 COMPLETE_NAME = "complete.json"
 PARTIAL_PREFIX = ".partial-"
@@ -67,8 +66,14 @@ def step_name(step: int) -> str:
 
 
 def save_checkpoint(
-    engine: Any, run_folder: Path, position: Position, identity: Mapping[str, str], model_info: Mapping[str, Any], *,
-    tokenizer: Path, keep_last: int,
+    engine: Any,
+    run_folder: Path,
+    position: Position,
+    identity: Mapping[str, str],
+    model_info: Mapping[str, Any],
+    *,
+    tokenizer: Path,
+    keep_last: int,
 ) -> Path:
     """Save the run at `position`; a collective.
 
@@ -88,7 +93,8 @@ def save_checkpoint(
     final, partial = root / step_name(position.step), root / (PARTIAL_PREFIX + step_name(position.step))
     rank = dist.get_rank()
     if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
+        for leftover in root.glob(f"{PARTIAL_PREFIX}*"):
+            shutil.rmtree(leftover)
         partial.mkdir(parents=True)
     dist.barrier()
     engine.save_checkpoint(str(root), tag=partial.name, save_latest=False, client_state={"step": position.step})
@@ -103,11 +109,11 @@ def save_checkpoint(
             path.unlink()  # DeepSpeed's conversion scripts: model/ already holds the whole weights
         _complete(partial, position, identity)
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         os.replace(partial, final)
         _sync(root)
         for old in complete_checkpoints(run_folder)[:-keep_last]:
-            shutil.rmtree(old)
+            _remove(old)
     dist.barrier()
     return final
 
@@ -155,10 +161,11 @@ def newest_checkpoint(run_folder: Path) -> SavedRun | None:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Check every file of a checkpoint against `complete.json`.
+    """Check every file that `complete.json` lists.
 
     Raises:
-        CheckpointError: something is missing, added to or changed.
+        CheckpointError: one is missing or changed.
+        RecipeError: the checkpoint is of another version; it is whole, but not for this program.
     """
     path = folder / COMPLETE_NAME
     try:
@@ -168,16 +175,26 @@ def verify(folder: Path) -> dict[str, Any]:
             raise CheckpointError("complete.json does not match its own checksum", where=str(path))
         files: dict[str, dict[str, Any]] = content["files"]
         if content["version"] != FORMAT_VERSION:
-            raise CheckpointError("unknown version of checkpoint", found=content["version"], where=str(path))
+            raise RecipeError(
+                "the checkpoint has another version",
+                found=content["version"],
+                needed=str(FORMAT_VERSION),
+                where=str(path),
+                hint="continue the run with the version of mlc that wrote it",
+            )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("complete.json cannot be read", found=repr(error), where=str(path)) from None
     for name, facts in files.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != facts["bytes"]:
             found = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
-            raise CheckpointError("a file of the checkpoint is damaged", found=found, needed=f"{facts['bytes']} bytes", where=str(file))
+            raise CheckpointError(
+                "a file of the checkpoint is damaged", found=found, needed=f"{facts['bytes']} bytes", where=str(file)
+            )
         if (found := _hash_file(file)) != facts["xxh3"]:
-            raise CheckpointError("a file of the checkpoint is damaged", found=f"xxh3 {found}", needed=facts["xxh3"], where=str(file))
+            raise CheckpointError(
+                "a file of the checkpoint is damaged", found=f"xxh3 {found}", needed=facts["xxh3"], where=str(file)
+            )
     return content
 
 
@@ -210,6 +227,12 @@ def _complete(folder: Path, position: Position, identity: Mapping[str, str]) -> 
         file.flush()
         os.fsync(file.fileno())
     _sync(folder)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint so that a kill half-way leaves none that looks complete."""
+    (checkpoint / COMPLETE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

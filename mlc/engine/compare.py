@@ -44,6 +44,8 @@ def compare_runs(first: Path, second: Path) -> Comparison:
     if len(lines[0]) != len(lines[1]):
         return Comparison(min(map(len, lines)), f"{len(lines[0])} logged steps in {first}, {len(lines[1])} in {second}")
     weights = [_weights(folder) for folder in (first, second)]
+    if None in weights:
+        return Comparison(len(lines[0]), "there is no complete checkpoint to compare weights of")
     if weights[0] != weights[1]:
         return Comparison(len(lines[0]), "the weights of the newest checkpoints differ")
     return Comparison(len(lines[0]), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -55,6 +56,8 @@ def prepare_process(recipe: TrainRecipe, ranks: RankInfo) -> torch.device:
 
 def start_process_group() -> None:
     """Connect the ranks: NCCL on GPUs, gloo on CPUs."""
+    # DeepSpeed calls collectives by names that torch has renamed; nobody who trains can act on that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     import deepspeed
     from deepspeed.utils import logger
 

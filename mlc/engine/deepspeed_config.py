@@ -52,7 +52,9 @@ def deepspeed_config(recipe: TrainRecipe, world_size: int) -> dict[str, Any]:
             )
     stage = config.get("zero_optimization", {}).get("stage")
     if stage not in STAGES:
-        raise RecipeError("no supported ZeRO stage", found=stage, needed="zero_optimization.stage 1, 2 or 3", where=str(path))
+        raise RecipeError(
+            "no supported ZeRO stage", found=stage, needed="zero_optimization.stage 1, 2 or 3", where=str(path)
+        )
     ranks_and_micro_batches = world_size * recipe.data.micro_batches
     return {
         **config,
@@ -73,7 +75,7 @@ def _read(path: Path) -> dict[str, Any]:
             "the DeepSpeed file cannot be read",
             found=str(error),
             where="deepspeed.config",
-            hint='set deepspeed.config to a file, for example "ds_configs/zero3.json" (relative to the working directory)',
+            hint='set deepspeed.config to a file such as "ds_configs/zero3.json"; paths start at the working directory',
         ) from None
     except json.JSONDecodeError as error:
         raise RecipeError("the DeepSpeed file is not valid JSON", found=str(error), where=str(path)) from None

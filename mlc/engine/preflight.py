@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-
 from mlc.config import TrainRecipe, digest
 from mlc.data.batches import check_batch_size
 from mlc.data.manifest import Manifest
@@ -23,8 +22,12 @@ from mlc.distributed.ranks import RankInfo
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.errors import RecipeError
 
-HARMLESS_KEYS = ("run.folder", "run.resume", "data.shards", "checkpoint", "log", "deepspeed")
-"""Keys (or tables) that may differ between a run and its continuation; the shards are compared by content."""
+HARMLESS_KEYS = ("run.folder", "run.resume", "data.shards", "checkpoint", "log", "deepspeed.config")
+"""Keys (or tables) that may differ between a run and its continuation; the shards and the ZeRO stage are compared by
+content."""
+
+OFFSET_IDS = ("xlm-roberta", "xlm-roberta-xl", "camembert", "mbart", "xglm")
+"""Model types whose ids are not those of their own SentencePiece model (fairseq put four special ids before them)."""
 
 
 def check_run(recipe: TrainRecipe, world_size: int) -> Manifest:
@@ -46,15 +49,20 @@ def check_run(recipe: TrainRecipe, world_size: int) -> Manifest:
 
 def run_identity(recipe: TrainRecipe, manifest: Manifest) -> dict[str, str]:
     """Digests that a continuation must match."""
+    zero = deepspeed_config(recipe, 1)["zero_optimization"]
+    offload = [
+        key for key in ("offload_optimizer", "offload_param") if zero.get(key, {}).get("device", "none") != "none"
+    ]
     return {
         "recipe": digest(_comparable(recipe)),
         "shards": manifest.sha256,
         "tokenizer": manifest.tokenizer.sha256,
+        "ZeRO": " + ".join([f"stage {zero['stage']}", *offload]),
     }
 
 
 def check_identity(found: dict[str, str], needed: dict[str, str], run_folder: Path, recipe: TrainRecipe) -> None:
-    """Refuse to continue a run with another tokenizer, other shards or another recipe.
+    """Refuse to continue a run with another tokenizer, other shards, another ZeRO stage or another recipe.
 
     Raises:
         RecipeError: with the keys that differ.
@@ -68,6 +76,14 @@ def check_identity(found: dict[str, str], needed: dict[str, str], run_folder: Pa
                 where=str(run_folder),
                 hint="point data.shards at the run's own shards, or start a new run.folder",
             )
+    if found["ZeRO"] != needed["ZeRO"]:
+        raise RecipeError(
+            "the checkpoint was written under another ZeRO stage",
+            found=needed["ZeRO"],
+            needed=found["ZeRO"],
+            where=recipe.deepspeed.config,
+            hint="point deepspeed.config at the file the run was started with",
+        )
     if found["recipe"] != needed["recipe"]:
         before = tomllib.loads((run_folder / "recipe.toml").read_text(encoding="utf-8"))
         changes = _differences(_flat(before), _flat(json.loads(recipe.model_dump_json())))
@@ -81,8 +97,9 @@ def check_identity(found: dict[str, str], needed: dict[str, str], run_folder: Pa
 
 
 def write_run_files(recipe: TrainRecipe, run_folder: Path, ranks: RankInfo) -> None:
-    """Write the resolved recipe and the environment."""
+    """Write the resolved recipe and the environment; an ending that an earlier start left is not this one's."""
     run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / "exit.json").unlink(missing_ok=True)
     _replace(run_folder / "recipe.toml", recipe.to_toml())
     versions = {
         name: metadata.version(name) for name in ("mlc", "torch", "deepspeed", "transformers", "numpy", "sentencepiece")
@@ -112,9 +129,18 @@ def _check_model_vocabulary(recipe: TrainRecipe, manifest: Manifest) -> None:
 
     source = recipe.model.path
     try:
-        vocab_size = int(AutoConfig.from_pretrained(source).vocab_size)
+        config = AutoConfig.from_pretrained(source)
+        vocab_size = int(config.vocab_size)
     except (OSError, ValueError) as error:
         raise RecipeError("no Hugging Face model can be read", found=f"{source}: {error}", where="model.path") from None
+    if config.model_type in OFFSET_IDS:
+        raise RecipeError(
+            "this model's token ids are not those of its SentencePiece model, and data_prep writes the latter",
+            found=f"{source}, of type {config.model_type}",
+            needed="a model with SentencePiece's own ids, such as mT5",
+            where="model.path",
+            hint="train the same architecture from scratch: model.config = its config.json",
+        )
     if vocab_size < manifest.tokenizer.vocab_size:
         raise RecipeError(
             "the shards were tokenised for another vocabulary than the model's",

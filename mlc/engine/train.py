@@ -32,7 +32,7 @@ from mlc.engine.schedule import learning_rate_factor
 from mlc.engine.step import StepSums, Totals, count_totals, training_step
 from mlc.engine.stop import StopRequest
 from mlc.engine.throughput import peak_flops, step_flops
-from mlc.errors import EXIT_SAVED, RecipeError
+from mlc.errors import EXIT_SAVED, MlcError, RecipeError
 
 
 def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
@@ -62,8 +62,6 @@ def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
     start_process_group()
     try:
         checkpoint, position = _find_start(recipe, run_folder, manifest, ranks)
-        if ranks.rank == 0:
-            write_run_files(recipe, run_folder, ranks)
         engine = build_engine(
             recipe,
             ranks,
@@ -74,6 +72,8 @@ def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
         )
         if checkpoint is not None:
             load_checkpoint(engine, checkpoint)
+        if ranks.rank == 0:
+            write_run_files(recipe, run_folder, ranks)
         return _Run(recipe, ranks, manifest, corpus, builder, engine, device, position).to_the_end()
     finally:
         dist.destroy_process_group()
@@ -96,6 +96,7 @@ class _Run:
         self.recipe, self.ranks, self.manifest, self.corpus = recipe, ranks, manifest, corpus
         self.builder, self.engine, self.device, self.position = builder, engine, device, position
         self.run_folder = Path(recipe.run.folder)
+        self.saved_step = position.step if position.step else None
         self.checkpoint_seconds = 0.0
 
     def to_the_end(self) -> int:
@@ -180,6 +181,8 @@ class _Run:
         return metrics
 
     def _save(self, writer: MetricsWriter | None) -> None:
+        if self.saved_step == self.position.step:
+            return
         started = time.perf_counter()
         if writer is not None:
             writer.sync()
@@ -207,6 +210,7 @@ class _Run:
             tokenizer=self.manifest.folder / self.manifest.tokenizer.file,
             keep_last=recipe.checkpoint.keep_last,
         )
+        self.saved_step = self.position.step
         self.checkpoint_seconds = time.perf_counter() - started
 
     def _metrics_writer(self, console: Console | None) -> Any:
@@ -221,20 +225,24 @@ class _Run:
         )
 
     def _announce(self, console: Console) -> None:
-        parameters = parameter_count(self.engine.module)
-        start = f"continues after step {self.position.step}" if self.position.step else "starts from scratch"
-        console.print(
-            f"{self.run_folder}: {start}; {parameters / 1e6:.1f} M parameters, {self.ranks.world_size} ranks "
-            f"({self.ranks.launcher}), ZeRO {self.engine.zero_optimization_stage()}, {self.recipe.run.precision}, "
-            f"{len(self.corpus.languages)} languages, {self.recipe.data.samples_per_step} samples a step",
-            highlight=False,
-            soft_wrap=True,
-        )
+        recipe, engine = self.recipe, self.engine
+        facts = [
+            f"continues after step {self.position.step}" if self.position.step else "starts from scratch",
+            f"{parameter_count(engine.module) / 1e6:.1f} M parameters",
+            f"world size {self.ranks.world_size} ({self.ranks.launcher})",
+            f"ZeRO {engine.zero_optimization_stage()}",
+            recipe.run.precision,
+            f"{len(self.corpus.languages)} languages",
+            f"{recipe.data.samples_per_step} samples a step",
+        ]
+        console.print(f"{self.run_folder}: {', '.join(facts)}", highlight=False, soft_wrap=True)
 
     def _end(self, code: int, reason: str) -> int:
         if self.ranks.rank == 0:
             write_exit(self.run_folder, code, reason, self.position.step)
             Console().print(f"{self.run_folder}: {reason} (step {self.position.step})", highlight=False, soft_wrap=True)
+        # Nobody leaves before the ending is written: a launcher ends the others as soon as one rank is gone.
+        dist.barrier()
         return code
 
 
@@ -268,10 +276,10 @@ def _find_start(
     if ranks.rank == 0:
         try:
             answer = [_look_for_start(recipe, run_folder, manifest, ranks.world_size)]
-        except RecipeError as error:
-            answer = [error]
+        except Exception as error:  # the others wait in the broadcast: whatever it is, they have to hear of it
+            answer = [error if isinstance(error, MlcError) else MlcError("rank 0 failed", found=repr(error))]
     dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], RecipeError):
+    if isinstance(answer[0], MlcError):
         raise answer[0]
     checkpoint, position = answer[0]
     return checkpoint, position
@@ -294,9 +302,9 @@ def _look_for_start(
     if saved.world_size != world_size:
         raise RecipeError(
             "the checkpoint was written by another number of ranks",
-            found=f"{world_size} ranks",
-            needed=f"{saved.world_size} ranks",
+            found=f"a world size of {world_size}",
+            needed=f"a world size of {saved.world_size}",
             where=str(saved.folder),
-            hint=f"start {saved.world_size} ranks",
+            hint=f"start as many ranks as before: {saved.world_size}",
         )
     return saved.folder, saved.position

@@ -41,8 +41,8 @@ def initialise(
     """Draw the initial value of every parameter of `module`.
 
     Norms start at 1 and biases at 0; everything else is normal, with the deviation `initial_std` gives it inside a GLM,
-    the `initializer_range` inside another transformers model, and 1 / sqrt(inputs) in the heads. The row of an embedding that
-    stands for padding is 0. A parameter that has several names counts by its first one.
+    the `initializer_range` inside another transformers model, and 1 / sqrt(inputs) in the heads. The row of an
+    embedding that stands for padding is 0. A parameter that has several names counts by its first one.
 
     Args:
         module: its names, from `named_parameters()`, are part of the values.

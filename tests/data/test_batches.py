@@ -32,7 +32,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def _recipe(manifest: Manifest, micro_batches: int = 1, **data: object) -> TrainRecipe:
-    settings = {"shards": str(manifest.folder), "samples_per_step": 23, "sources": MIXED, "micro_batches": micro_batches}
+    settings = {
+        "shards": str(manifest.folder),
+        "samples_per_step": 23,
+        "sources": MIXED,
+        "micro_batches": micro_batches,
+    }
     objectives = {"contrastive": {"weight": 0.0}} if micro_batches > 1 else {}
     return train_recipe(data={**settings, **data}, objectives=objectives)
 
@@ -92,9 +97,7 @@ def test_the_global_batch_does_not_depend_on_ranks_or_micro_batches(manifest: Ma
         assert all(split[i][0] == whole[i][0] for i in whole)
 
 
-@given(
-    tokens=st.lists(st.integers(2, 200), min_size=12, max_size=60), world=st.integers(1, 5), micro=st.integers(1, 2)
-)
+@given(tokens=st.lists(st.integers(2, 200), min_size=12, max_size=60), world=st.integers(1, 5), micro=st.integers(1, 2))
 def test_assignment_is_even_and_complete(tokens: list[int], world: int, micro: int) -> None:
     parts = [assign(np.array(tokens), world, rank, micro) for rank in range(world)]
     places = np.concatenate([part for rank in parts for part in rank])
@@ -176,7 +179,9 @@ def test_long_parallel_documents_start_at_the_same_sequence(manifest: Manifest) 
     for seed in range(60):
         windows = aligned_windows((shards[0], document), (shards[1], document), np.random.default_rng(seed), 8)
         starts = [
-            next(i for i in range(len(shard.document(document))) if (shard.document(document)[i : i + len(w)] == w).all())
+            next(
+                i for i in range(len(shard.document(document))) if (shard.document(document)[i : i + len(w)] == w).all()
+            )
             for shard, w in zip(shards, windows, strict=True)
         ]
         sequences = [bound.index(start) for bound, start in zip(bounds, starts, strict=True)]

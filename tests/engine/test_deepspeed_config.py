@@ -17,9 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_file_serves_every_precision(name: str, precision: str) -> None:
-    recipe = train_recipe(
-        run={"precision": precision}, deepspeed={"config": str(ROOT / "ds_configs" / f"{name}.json")}
-    )
+    recipe = train_recipe(run={"precision": precision}, deepspeed={"config": str(ROOT / "ds_configs" / f"{name}.json")})
     config = deepspeed_config(recipe, 2)
     assert config["zero_optimization"]["stage"] == int(name[4])
     assert config["bf16"]["enabled"] == (precision == "bf16")
@@ -39,7 +37,12 @@ def test_a_second_owner_is_refused(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not valid JSON"), ("[]", "no JSON object"), ("{}", "ZeRO stage"), ('{"zero_optimization": {"stage": 0}}', "found 0")],
+    [
+        ("{", "not valid JSON"),
+        ("[]", "no JSON object"),
+        ("{}", "ZeRO stage"),
+        ('{"zero_optimization": {"stage": 0}}', "found 0"),
+    ],
 )
 def test_a_bad_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "zero.json"

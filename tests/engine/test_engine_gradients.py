@@ -116,9 +116,7 @@ def gradients_of_engine(shards: str) -> dict[tuple[str, int], tuple[dict[str, fl
                 take_step()
 
             engine.step = step
-            sums = training_step(
-                engine, batch, totals, recipe.objectives, world_size=ranks.world_size, device=device
-            )
+            sums = training_step(engine, batch, totals, recipe.objectives, world_size=ranks.world_size, device=device)
             losses = {name: sums.loss[name] / max(1.0, count) for name, count in totals.denominators.items()}
             found[case, stage] = losses, gradients
             engine.destroy()

@@ -14,9 +14,7 @@ KINDS = st.sampled_from(["constant", "linear", "cosine", "wsd"])
 
 def _schedule(kind: str, total: int = 100, warmup: int = 10, floor: float = 0.1) -> ScheduleSection:
     decay = 20 if kind == "wsd" else 0
-    return ScheduleSection(
-        kind=kind, total_steps=total, warmup_steps=warmup, decay_steps=decay, final_fraction=floor
-    )
+    return ScheduleSection(kind=kind, total_steps=total, warmup_steps=warmup, decay_steps=decay, final_fraction=floor)
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "wsd"])

@@ -161,7 +161,9 @@ def _other_tokenizer(workspace: Path) -> Path:
 
 
 def _environment(**changes: str) -> dict[str, str]:
-    keep = {key: value for key, value in os.environ.items() if not key.startswith(("RANK", "WORLD_", "OMPI_", "SLURM_"))}
+    keep = {
+        key: value for key, value in os.environ.items() if not key.startswith(("RANK", "WORLD_", "OMPI_", "SLURM_"))
+    }
     # Four threads on purpose: the recipe, not the environment, has to decide.
     return {**keep, "OMP_NUM_THREADS": "4", "DS_ACCELERATOR": "cpu", "COLUMNS": "200", **changes}
 
@@ -175,7 +177,9 @@ def _start_plain(workspace: Path, run_folder: Path, *overrides: str) -> list[sub
     return [
         subprocess.Popen(
             command,
-            env=_environment(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
+            env=_environment(
+                RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
