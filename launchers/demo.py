@@ -73,7 +73,7 @@ class Demo:
         process.send_signal(signal.SIGTERM)
         process.wait()
         ending_file = run_folder / "exit.json"
-        ending = json.loads(ending_file.read_text()) if ending_file.exists() else {"code": None}
+        ending: dict[str, Any] = json.loads(ending_file.read_text()) if ending_file.exists() else {"code": None}
         if ending["code"] != EXIT_SAVED:
             raise MlcError(
                 "the stopped run did not save", found=ending, needed=f"code {EXIT_SAVED}", where=str(run_folder)

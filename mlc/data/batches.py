@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -179,11 +180,12 @@ def assign(planned_tokens: Int64Array, world_size: int, rank: int, micro_batches
     return [part.astype(np.int64) for part in np.array_split(order[seat == rank], micro_batches)]
 
 
-def _pad(rows: Sequence[CorruptedText], pad: int) -> dict[str, npt.NDArray[np.generic]]:
+def _pad(rows: Sequence[CorruptedText], pad: int) -> dict[str, Any]:
+    """The fields of a `MicroBatch` that come from its rows."""
     lengths = np.array([len(row.tokens) for row in rows], dtype=np.int64)
     shape = (len(rows), int(lengths.max()))
     filled = np.arange(shape[1]) < lengths[:, None]
-    arrays: dict[str, npt.NDArray[np.generic]] = {
+    arrays: dict[str, Any] = {
         "lengths": lengths,
         "part_a_lengths": np.array([row.part_a_length for row in rows], dtype=np.int64),
     }

@@ -73,10 +73,10 @@ class Translations:
         Documents that share a key get the same language as far as they can.
         """
         low, high = np.searchsorted(self._group, [group, group + 1])
-        others = [p for p in range(low, high) if self._shards[self._shard[p]][0] != language]
-        chosen = min(others, key=lambda p: hash_words(key, self._shards[self._shard[p]][0]))
-        other, shard, _ = self._shards[self._shard[chosen]]
-        return other, shard, int(self._document[chosen])
+        members = [(self._shards[int(self._shard[p])], int(self._document[p])) for p in range(low, high)]
+        others = [member for member in members if member[0][0] != language]
+        (other, shard, _), document = min(others, key=lambda member: hash_words(key, member[0][0]))
+        return other, shard, document
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def apportion(shares: Sequence[float], total: int) -> Int64Array:
     if len(shares) > total:
         raise ValueError(f"{len(shares)} streams do not fit into {total} slots")
     exact = np.asarray(shares, dtype=np.float64) / np.sum(shares) * (total - len(shares))
-    slots = np.floor(exact).astype(np.int64)
-    by_remainder = np.argsort(-(exact - slots), kind="stable")
-    slots[by_remainder[: total - len(shares) - int(slots.sum())]] += 1
-    return slots + 1
+    slots: Int64Array = np.floor(exact).astype(np.int64) + 1
+    by_remainder = np.argsort(slots - exact, kind="stable")
+    slots[by_remainder[: total - int(slots.sum())]] += 1
+    return slots

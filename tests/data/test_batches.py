@@ -146,6 +146,27 @@ def test_translations_share_a_group_and_differ_in_language(manifest: Manifest) -
             assert tuple(tokens) in {tuple(document[i : i + len(tokens)]) for i in range(len(document))}
 
 
+def test_language_pure_batches_pair_two_languages(manifest: Manifest) -> None:
+    recipe = _recipe(manifest, sources=[{"kind": "documents", "view": "translations"}], language_pure=True)
+    corpus = Corpus(recipe.data, manifest, seed=1)
+    seen = set()
+    for step in range(40):
+        samples = corpus.samples(corpus.step_indices(step))
+        languages = {(sample.first_language, sample.second_language) for sample in samples}
+        assert len(languages) == 1
+        seen |= languages
+    assert len(seen) == 6, "all directions of three languages come up"
+
+
+def test_token_counts_are_those_of_the_first_samples(manifest: Manifest) -> None:
+    corpus = Corpus(_recipe(manifest).data, manifest, seed=1)
+    counts = corpus.token_counts(200, samples=50)
+    texts = [t for s in corpus.samples(np.arange(50)) for t in (s.first, s.second) if t is not None]
+    assert counts.shape == (200,)
+    assert counts.sum() == sum(map(len, texts))
+    assert counts[int(texts[0][0])] == sum(int((text == texts[0][0]).sum()) for text in texts)
+
+
 def test_planned_tokens_bound_the_real_ones(manifest: Manifest) -> None:
     corpus = Corpus(_recipe(manifest).data, manifest, seed=1)
     index = np.arange(400)

@@ -1,0 +1,188 @@
+"""What `mlc` refuses, before any model is built: exit code 2 and a message that says what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from recipes_for_tests import ROOT, recipe_table
+from small_shards import write_small_shards
+
+from mlc import cli
+
+Edit = Callable[[dict[str, Any], Path], None]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "shards"
+    write_small_shards(folder)
+    return folder
+
+
+def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr("mlc.engine.construct.build_training_model", build)
+    monkeypatch.setattr(sys, "argv", ["mlc", *arguments])
+    for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(SystemExit) as ending:
+        cli.main()
+    output = capsys.readouterr()
+    return int(ending.value.code or 0), output.out + output.err
+
+
+def _unknown_key(table: dict[str, Any], folder: Path) -> None:
+    table["optimizer"]["learning_rat"] = 1.0
+
+
+def _missing_shard(table: dict[str, Any], folder: Path) -> None:
+    write_small_shards(folder / "incomplete")
+    (folder / "incomplete" / "documents" / "bb.bin").unlink()
+    table["data"]["shards"] = str(folder / "incomplete")
+
+
+def _no_shards(table: dict[str, Any], folder: Path) -> None:
+    table["data"]["shards"] = str(folder / "nowhere")
+
+
+def _small_batch(table: dict[str, Any], folder: Path) -> None:
+    table["data"]["samples_per_step"] = 2
+    table["data"]["micro_batches"] = 3
+    table["objectives"]["contrastive"]["weight"] = 0.0
+
+
+def _contradiction(table: dict[str, Any], folder: Path) -> None:
+    content = json.loads((ROOT / "ds_configs" / "zero3.json").read_text())
+    (folder / "zero.json").write_text(json.dumps({**content, "gradient_clipping": 5.0}))
+    table["deepspeed"]["config"] = str(folder / "zero.json")
+
+
+def _micro_batches_with_contrast(table: dict[str, Any], folder: Path) -> None:
+    table["data"]["micro_batches"] = 2
+
+
+def _foreign_tokenizer(table: dict[str, Any], folder: Path) -> None:
+    config = json.loads((ROOT / "recipes" / "encoders" / "xlm_roberta_tiny.json").read_text())
+    model = folder / "bert"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "bert", "vocab_size": 100}))
+    table["model"] = {"architecture": "huggingface", "path": str(model)}
+    table["objectives"]["glm"]["weight"] = 0.0
+
+
+def _offset_ids(table: dict[str, Any], folder: Path) -> None:
+    model = folder / "xlmr"
+    model.mkdir()
+    (model / "config.json").write_text((ROOT / "recipes" / "encoders" / "xlm_roberta_tiny.json").read_text())
+    table["model"] = {"architecture": "huggingface", "path": str(model)}
+    table["objectives"]["glm"]["weight"] = 0.0
+
+
+REFUSALS: dict[str, tuple[Edit, list[str]]] = {
+    "unknown key": (_unknown_key, ["unknown key optimizer.learning_rat; did you mean learning_rate?"]),
+    "missing shard": (_missing_shard, ["bb.bin", "no such file", "next: mlc prep verify"]),
+    "no shards": (_no_shards, ["no finished shards here", "next: mlc prep build"]),
+    "fewer samples than ranks": (_small_batch, ["samples_per_step = 2", "1 ranks x 3 micro-batches", "next: --set"]),
+    "contradicting DeepSpeed file": (
+        _contradiction,
+        ["gradient_clipping = 5.0", 'needed "auto"', "the recipe owns it"],
+    ),
+    "micro-batches with the contrast": (_micro_batches_with_contrast, ["data.micro_batches = 2", "global batch"]),
+    "another vocabulary": (_foreign_tokenizer, ["found 200 ids", "needed at most 100 ids"]),
+    "offset ids": (_offset_ids, ["of type xlm-roberta", "needed a model with SentencePiece's own ids"]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_train_refuses(
+    name: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit, expected = REFUSALS[name]
+    table = recipe_table(run={"folder": str(tmp_path / "run")}, data={"shards": str(shards)})
+    edit(table, tmp_path)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(tomli_w.dumps(table))
+    code, output = _run(["train", str(recipe)], monkeypatch, capsys)
+    assert code == 2, output
+    for part in expected:
+        assert part in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_samples_than_ranks_is_refused_on_three_ranks(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The count of ranks comes from the launcher; no process has to wait for another to hear of it."""
+    from recipes_for_tests import train_recipe
+
+    from mlc.engine.preflight import check_run
+    from mlc.errors import RecipeError
+
+    recipe = train_recipe(data={"shards": str(shards), "samples_per_step": 2})
+    with pytest.raises(RecipeError, match="samples_per_step = 2 on 3 ranks"):
+        check_run(recipe, 3)
+
+
+def test_other_commands_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prep = str(ROOT / "recipes" / "demo_prep.toml")
+    for arguments, expected in (
+        (["train", "missing.toml"], "missing.toml: the recipe cannot be read"),
+        (["check", "recipe", prep], "this is a recipe for mlc prep build"),
+        (["check", "identical", str(tmp_path), str(tmp_path)], "this run folder has no metrics"),
+        (["prep", "verify", str(tmp_path)], "no finished shards here"),
+        (["train"], "Missing argument"),
+    ):
+        code, output = _run(arguments, monkeypatch, capsys)
+        assert code == 2, output
+        assert expected in output
+
+
+def test_a_resolved_recipe_resolves_to_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in sorted((ROOT / "recipes").glob("*.toml")):
+        if path.name.endswith("_prep.toml"):
+            continue
+        monkeypatch.setattr(sys, "argv", ["mlc", "check", "recipe", str(path)])
+        with pytest.raises(SystemExit):
+            cli.main()
+        resolved = capsys.readouterr().out
+        again = tmp_path / path.name
+        again.write_text(resolved)
+        monkeypatch.setattr(sys, "argv", ["mlc", "check", "recipe", str(again)])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert capsys.readouterr().out == resolved
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["train"],
+        ["check", "recipe"],
+        ["check", "identical"],
+        ["prep", "build"],
+        ["evaluate", "retrieval"],
+        ["export"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_has_help_with_an_example(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output = _run([*arguments, "--help"], monkeypatch, capsys)
+    assert code == 0
+    assert "Usage" in output
+    if arguments:
+        assert f"mlc {' '.join(arguments)} " in output.replace("\n", " ")
