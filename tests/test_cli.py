@@ -78,6 +78,13 @@ def _foreign_tokenizer(table: dict[str, Any], folder: Path) -> None:
     table["objectives"]["glm"]["weight"] = 0.0
 
 
+def _other_tokenizer(table: dict[str, Any], folder: Path) -> None:
+    _foreign_tokenizer(table, folder)
+    config = json.loads((folder / "bert" / "config.json").read_text())
+    (folder / "bert" / "config.json").write_text(json.dumps({**config, "vocab_size": 200}))
+    (folder / "bert" / "spiece.model").write_bytes(b"not the shards' tokenizer")
+
+
 def _offset_ids(table: dict[str, Any], folder: Path) -> None:
     model = folder / "xlmr"
     model.mkdir()
@@ -96,7 +103,8 @@ REFUSALS: dict[str, tuple[Edit, list[str]]] = {
         ["gradient_clipping = 5.0", 'needed "auto"', "the recipe owns it"],
     ),
     "micro-batches with the contrast": (_micro_batches_with_contrast, ["data.micro_batches = 2", "global batch"]),
-    "another vocabulary": (_foreign_tokenizer, ["found 200 ids", "needed at most 100 ids"]),
+    "another vocabulary": (_foreign_tokenizer, ["found 200 ids", "needed at most 110 ids"]),
+    "another tokenizer": (_other_tokenizer, ["found 200 ids", "another tokenizer than the model's"]),
     "offset ids": (_offset_ids, ["of type xlm-roberta", "needed a model with SentencePiece's own ids"]),
 }
 

@@ -6,6 +6,7 @@ Out: the opened manifest, or an error that says what to change.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ from typing import Any
 
 from mlc.config import TrainRecipe, digest
 from mlc.data.batches import check_batch_size
-from mlc.data.manifest import Manifest
+from mlc.data.manifest import SPECIAL_TOKENS, Manifest
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.errors import RecipeError
@@ -25,6 +26,8 @@ from mlc.errors import RecipeError
 HARMLESS_KEYS = ("run.folder", "run.resume", "data.shards", "checkpoint", "log", "deepspeed.config")
 """Keys (or tables) that may differ between a run and its continuation; the shards and the ZeRO stage are compared by
 content."""
+
+SENTENCEPIECE_NAMES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 
 OFFSET_IDS = ("xlm-roberta", "xlm-roberta-xl", "camembert", "mbart", "xglm")
 """Model types whose ids are not those of their own SentencePiece model (fairseq put four special ids before them)."""
@@ -43,7 +46,7 @@ def check_run(recipe: TrainRecipe, world_size: int) -> Manifest:
     check_batch_size(recipe.data.samples_per_step, recipe.data.micro_batches, world_size)
     manifest = Manifest.read(recipe.data.shards)
     manifest.check()
-    _check_model_vocabulary(recipe, manifest)
+    _check_tokenizer(recipe, manifest)
     return manifest
 
 
@@ -122,7 +125,7 @@ def write_exit(run_folder: Path, code: int, reason: str, step: int) -> None:
     _replace(run_folder / "exit.json", json.dumps({"code": code, "reason": reason, "step": step}) + "\n")
 
 
-def _check_model_vocabulary(recipe: TrainRecipe, manifest: Manifest) -> None:
+def _check_tokenizer(recipe: TrainRecipe, manifest: Manifest) -> None:
     if not recipe.model.path:  # a model from scratch takes the shards' vocabulary
         return
     from transformers import AutoConfig
@@ -141,14 +144,21 @@ def _check_model_vocabulary(recipe: TrainRecipe, manifest: Manifest) -> None:
             where="model.path",
             hint="train the same architecture from scratch: model.config = its config.json",
         )
-    if vocab_size < manifest.tokenizer.vocab_size:
+    most = vocab_size + len(SPECIAL_TOKENS)  # ours may come after the model's own
+    if manifest.tokenizer.vocab_size > most or _other_tokenizer(Path(source), manifest.tokenizer.sha256):
         raise RecipeError(
-            "the shards were tokenised for another vocabulary than the model's",
-            found=f"{manifest.tokenizer.vocab_size} ids in {recipe.data.shards}",
-            needed=f"at most {vocab_size} ids, those of {source}",
-            where="data.shards",
+            "the shards were made with another tokenizer than the model's",
+            found=f"{manifest.tokenizer.vocab_size} ids, tokenizer {manifest.tokenizer.sha256[:12]}",
+            needed=f"at most {most} ids, of the tokenizer of {source}",
+            where=recipe.data.shards,
             hint="build the shards with that model's tokenizer ([tokenizer] path = ... in the data_prep recipe)",
         )
+
+
+def _other_tokenizer(model: Path, sha256: str) -> bool:
+    """Whether a local model folder brings SentencePiece models and none of them is the shards'."""
+    files = [model / name for name in SENTENCEPIECE_NAMES if (model / name).is_file()]
+    return bool(files) and all(hashlib.sha256(file.read_bytes()).hexdigest() != sha256 for file in files)
 
 
 def _comparable(recipe: TrainRecipe) -> dict[str, Any]:
