@@ -16,7 +16,13 @@ LANGUAGES = ("aa", "bb", "cc")
 
 
 def write_small_shards(
-    folder: Path, *, documents: int = 60, pairs: int = 40, seed: int = 0, tokenizer: bytes = b"a tokenizer"
+    folder: Path,
+    *,
+    documents: int = 60,
+    pairs: int = 40,
+    longest: int = 12,
+    seed: int = 0,
+    tokenizer: bytes = b"a tokenizer",
 ) -> Manifest:
     """Documents in three languages that are translations of one another, and sentence pairs aa-bb.
 
@@ -27,12 +33,12 @@ def write_small_shards(
     (folder / "tokenizer.model").write_bytes(tokenizer)
     entries = []
     for language in LANGUAGES:
-        texts = [_document(random, sequences=1 + number % 4) for number in range(documents)]
+        texts = [_document(random, 1 + number % 4, longest) for number in range(documents)]
         groups = np.append(1000 + np.arange(documents - 1), -1)
         entries.append(_write(folder, "documents", (language,), [texts], groups))
-    first = [_document(random, sequences=1) for _ in range(pairs)]
+    first = [_document(random, 1, longest) for _ in range(pairs)]
     first = [first[number - 1] if number % 5 == 4 else text for number, text in enumerate(first)]
-    second = [_document(random, sequences=1) for _ in range(pairs)]
+    second = [_document(random, 1, longest) for _ in range(pairs)]
     entries.append(_write(folder, "pairs", LANGUAGES[:2], [first, second], 5000 + np.arange(pairs)))
     manifest = Manifest(
         folder=folder,
@@ -48,10 +54,10 @@ def write_small_shards(
     return manifest
 
 
-def _document(random: np.random.Generator, *, sequences: int) -> list[np.ndarray]:
+def _document(random: np.random.Generator, sequences: int, longest: int) -> list[np.ndarray]:
     low = len(SPECIAL_TOKENS)
     return [
-        random.integers(low, VOCAB_SIZE, size=random.integers(3, 12)).astype(token_dtype(VOCAB_SIZE))
+        random.integers(low, VOCAB_SIZE, size=random.integers(3, longest)).astype(token_dtype(VOCAB_SIZE))
         for _ in range(sequences)
     ]
 

@@ -19,12 +19,12 @@ from rich.text import Text
 
 METRICS_NAME = "metrics.jsonl"
 CLOCK_KEYS = ("tokens_per_second", "tflops_per_second", "mfu", "time")
-"""Metrics read off a clock, besides everything under `seconds/`; all others are equal in a resumed run."""
+"""Metrics read off a clock, besides all under `seconds/` and `memory/`; every other one is equal in a resumed run."""
 
 
 def is_clock(key: str) -> bool:
-    """Whether a metric is read off a clock, and so differs between two runs of the same recipe."""
-    return key in CLOCK_KEYS or key.startswith("seconds/")
+    """Whether a metric is read off a clock or a meter, and so differs between two runs of the same recipe."""
+    return key in CLOCK_KEYS or key.startswith(("seconds/", "memory/"))
 
 
 def read_metrics(run_folder: Path) -> list[dict[str, Any]]:

@@ -175,6 +175,8 @@ class _Run:
             peak = peak_flops(self.device)
             metrics["tflops_per_second"] = flops / seconds / 1e12
             metrics["mfu"] = None if peak is None else flops / seconds / (peak * self.ranks.world_size)
+        if self.device.type == "cuda":
+            metrics["memory/peak_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
         metrics |= {f"seconds/{name}": value for name, value in sums.seconds.items()}
         metrics["seconds/checkpoint"] = self.checkpoint_seconds
         metrics["time"] = time.time()

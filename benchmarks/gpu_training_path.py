@@ -1,0 +1,169 @@
+"""The training path on one GPU: every ZeRO file and precision, attention against the CPU, tokens/s and MFU.
+
+Runs unattended and prints Markdown tables for docs/benchmarks.md:
+
+1. the GLM's states and gradients on the GPU (fused attention) against the CPU's (three operations), fp32, relative;
+2. ZeRO 1, 2, 3 and 3 with offload, each in bf16 and fp16: losses of the first and last step, seconds, peak memory;
+3. each objective alone, and the joint one, under ZeRO-3 in bf16: tokens/s, TFLOP/s, MFU.
+
+    python benchmarks/gpu_training_path.py --out gpu_tables.md
+    python benchmarks/gpu_training_path.py --small        # on a CPU: checks that the script itself works
+
+The texts are random tokens: speed does not depend on what they say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from mlc.config import ModelSection
+from mlc.engine.metrics import read_metrics
+from mlc.model.build import build_training_model
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+LARGE = {"layers": 12, "hidden_size": 768, "heads": 12, "feed_forward_size": 2048}
+SMALL = {"layers": 2, "hidden_size": 64, "heads": 2, "feed_forward_size": 128}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "contrastive": {"contrastive": {"weight": 1.0}},
+    "glm": {"glm": {"weight": 1.0}},
+    "mlm": {"mlm": {"weight": 1.0}},
+    "joint": {"contrastive": {"weight": 1.0}, "glm": {"weight": 1.0}, "mlm": {"weight": 1.0}},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="also write the tables here")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--small", action="store_true", help="tiny model and batch, and no fp16 without a GPU")
+    options = parser.parse_args()
+    lines: list[str] = []
+    for line in tables(options):
+        print(line, flush=True)
+        lines.append(line)
+        if options.out:
+            options.out.write_text("\n".join(lines) + "\n")
+
+
+def tables(options: argparse.Namespace) -> Iterator[str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    yield f"Device: {device}; torch {torch.__version__}; {options.steps} steps a row."
+    yield from _attention_table(options.small)
+    with tempfile.TemporaryDirectory() as temporary:
+        table = _recipe(Path(temporary), options)
+        yield from _zero_table(table, Path(temporary), options)
+        yield from _objective_table(table, Path(temporary))
+
+
+def _attention_table(small: bool) -> Iterator[str]:
+    """States and gradients of one model and batch on both devices."""
+    if not torch.cuda.is_available():
+        yield "\nAttention against the CPU: not run, no GPU."
+        return
+    section = ModelSection(**(SMALL if small else {**LARGE, "layers": 4}))
+    ids = {name: number for number, name in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]"))}
+    model = build_training_model(section, 8000, ids, 128, seed=1)
+    random = torch.Generator().manual_seed(0)
+    lengths = torch.randint(8, 129, (64,), generator=random).sort(descending=True).values
+    columns = torch.arange(128)
+    batch = {
+        "input_ids": torch.randint(10, 8000, (64, 128), generator=random) * (columns < lengths[:, None]),
+        "lengths": lengths,
+        "part_a_lengths": (lengths * 3) // 4,
+        "positions": columns.expand(64, -1).contiguous(),
+        "block_positions": (columns - ((lengths * 3) // 4)[:, None] + 1).clamp(min=0),
+    }
+    found = []
+    for device in ("cpu", "cuda"):
+        copied = copy.deepcopy(model).to(device)
+        embeddings = copied(**{name: value.to(device) for name, value in batch.items()})["embeddings"]
+        (embeddings * torch.arange(embeddings.shape[1], device=device)).sum().backward()
+        gradients = [p.grad.flatten().cpu() for p in copied.parameters() if p.grad is not None]
+        found.append((embeddings.detach().cpu(), torch.cat(gradients)))
+    (cpu_states, cpu_gradient), (gpu_states, gpu_gradient) = found
+    yield "\n| GLM in fp32, GPU against CPU | relative error |\n|---|---|"
+    yield f"| embeddings | {float((gpu_states - cpu_states).norm() / cpu_states.norm()):.1e} |"
+    yield f"| gradient of all parameters | {float((gpu_gradient - cpu_gradient).norm() / cpu_gradient.norm()):.1e} |"
+
+
+def _zero_table(table: dict[str, Any], folder: Path, options: argparse.Namespace) -> Iterator[str]:
+    yield "\n| file | precision | first loss | last loss | seconds/step | peak GPU memory, GiB |"
+    yield "|---|---|---|---|---|---|"
+    for name in ("zero1", "zero2", "zero3", "zero3_offload"):
+        for precision in ("bf16", "fp16") if torch.cuda.is_available() else ("bf16",):
+            table["deepspeed"] = {"config": str(ROOT / "ds_configs" / f"{name}.json")}
+            table["run"] |= {"folder": str(folder / f"{name}-{precision}"), "precision": precision}
+            metrics, error = _train(table, folder)
+            if error:
+                yield f"| {name} | {precision} | failed: {error} | | | |"
+                continue
+            tail = metrics[len(metrics) // 2 :]
+            seconds = sum(line["seconds/step"] for line in tail) / len(tail)
+            memory = metrics[-1].get("memory/peak_gib", "-")
+            losses = f"{metrics[0]['loss']:.4f} | {metrics[-1]['loss']:.4f}"
+            yield f"| {name} | {precision} | {losses} | {seconds:.3f} | {memory} |"
+
+
+def _objective_table(table: dict[str, Any], folder: Path) -> Iterator[str]:
+    yield "\n| objective (ZeRO-3, bf16) | tokens/s | TFLOP/s | MFU |\n|---|---|---|---|"
+    table["deepspeed"] = {"config": str(ROOT / "ds_configs" / "zero3.json")}
+    for name, objectives in OBJECTIVES.items():
+        table["objectives"] = objectives
+        table["run"] |= {"folder": str(folder / f"objective-{name}"), "precision": "bf16"}
+        metrics, error = _train(table, folder)
+        if error:
+            yield f"| {name} | failed: {error} | | |"
+            continue
+        tail = metrics[len(metrics) // 2 :]
+        tokens, tflops = (
+            sum(line[key] for line in tail) / len(tail) for key in ("tokens_per_second", "tflops_per_second")
+        )
+        mfu = tail[-1]["mfu"]
+        yield f"| {name} | {tokens:,.0f} | {tflops:.2f} | {'-' if mfu is None else f'{mfu:.1%}'} |"
+
+
+def _recipe(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from recipes_for_tests import recipe_table
+    from small_shards import write_small_shards
+
+    write_small_shards(folder / "shards", documents=20_000 if not options.small else 200, longest=48)
+    return recipe_table(
+        data={
+            "shards": str(folder / "shards"),
+            "samples_per_step": 16 if options.small else 512,
+            "max_tokens": 256,
+        },
+        model=SMALL if options.small else LARGE,
+        objectives=OBJECTIVES["joint"],
+        schedule={"total_steps": options.steps, "warmup_steps": 2},
+    )
+
+
+def _train(table: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], str]:
+    recipe = folder / "recipe.toml"
+    recipe.write_text(tomli_w.dumps(table))
+    command = [sys.executable, "-m", "mlc", "train", str(recipe)]
+    done = subprocess.run(
+        command, env={**os.environ}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        return [], json.dumps(done.stdout.strip().splitlines()[-1][:200])
+    return read_metrics(Path(table["run"]["folder"])), ""
+
+
+if __name__ == "__main__":
+    main()
