@@ -127,7 +127,7 @@ def run_demo(console: Console) -> None:
         ["mlc", "check", "identical", str(run_folder), str(unbroken), "--json", str(ROOT / "identical.json")],
     )
     test, dev = str(ROOT / "corpus" / "test"), str(ROOT / "corpus" / "dev")
-    score = ["mlc", "evaluate", "retrieval", "--data", test, "--threads", "2", "--json"]
+    score = ["mlc", "evaluate", "retrieval", "--data", test, "--max-tokens", "128", "--threads", "2", "--json"]
     untrained = run_folder / "checkpoints" / "step-00000000"
     demo.step("Score before training", [*score, str(ROOT / "before.json"), "--model", str(untrained)])
     demo.step(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 METRICS_NAME = "metrics.jsonl"
+SECONDS_BETWEEN_LINES = 5.0
+"""A log file gets a line at most this often; metrics.jsonl has every logged step."""
 CLOCK_KEYS = ("tokens_per_second", "tflops_per_second", "mfu", "time")
 """Metrics read off a clock, besides all under `seconds/` and `memory/`; every other one is equal in a resumed run."""
 
@@ -88,6 +91,7 @@ class MetricsWriter:
             self._task = self._progress.add_task("train", total=total_steps, completed=first_step, line="starting")
         self._is_terminal = console is not None and console.is_terminal
         self._console = console
+        self._next_line = 0.0
 
     def __enter__(self) -> Self:
         if self._progress is not None and self._is_terminal:
@@ -114,7 +118,8 @@ class MetricsWriter:
         line = _line(metrics)
         if self._progress is not None and self._is_terminal:
             self._progress.update(self._task, line=line)
-        elif self._console is not None:  # a log file: one plain line
+        elif self._console is not None and time.monotonic() >= self._next_line:  # a log file: plain lines
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             self._console.print(f"step {metrics['step']} {line}", highlight=False, soft_wrap=True)
 
     def advance(self, step: int) -> None:
