@@ -51,4 +51,4 @@ bench:
 	@for script in benchmarks/*.py; do printf '%s\n    ' "$$script"; sed -n '1s/^"""//p' "$$script"; done
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

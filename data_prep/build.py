@@ -9,11 +9,13 @@ Each rank takes whole shards; no byte of a shard depends on which rank built it.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import mlc
 from data_prep.plan import ShardPlan, plan_shards, share_out, sources_digest
@@ -25,10 +27,16 @@ from data_prep.sample import Candidates, balanced_sample, choose_candidates
 from data_prep.shards import sha256_of, write_shard
 from data_prep.tokenizer import Tokenizer, train_tokenizer
 from mlc.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerInfo, write_atomically
-from mlc.errors import RecipeError, ShardError
+from mlc.errors import MlcError, RecipeError, ShardError
 
 TOKENIZER_NAME = "tokenizer.model"
+MARKER_NAME = ".mlc-build"
+"""In the output folder from a build's start to its end: what lies there is ours to clear away."""
 _WORK_FOLDER = ".work"
+_SHARD_FOLDERS = ("documents", "pairs")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,28 +58,28 @@ def build_shards(recipe: PrepRecipe, where: str, ranks: Ranks, overwrite: bool, 
         progress: shown to the person.
 
     Raises:
-        RecipeError: a source is missing, or the output holds another build and `overwrite` is false.
+        RecipeError: a source is missing, or the output holds another build and `overwrite` is false, or other files.
         DataError: the text cannot be used.
-        MlcError: another rank failed.
+        MlcError: a file cannot be read or written (a full disk), or another rank failed.
     """
     output = Path(recipe.build.output)
     started = time.monotonic()
-    plans = ranks.on_first(lambda: plan_shards(recipe, where))
-    state = ranks.on_first(lambda: sources_digest(plans, recipe.tokenizer.path))
-    finished = ranks.on_first(lambda: _start(recipe, output, state, overwrite))
+    plans = ranks.on_first(_guarded(output, plan_shards, recipe, where))
+    state = ranks.on_first(_guarded(output, sources_digest, plans, recipe.tokenizer.path))
+    finished = ranks.on_first(_guarded(output, _start, recipe, output, state, overwrite))
     if finished is not None:
         return BuildResult(finished, built=False)
     mine = share_out(plans, ranks.size)[ranks.rank]
 
     if recipe.tokenizer.path:
-        ranks.on_first(lambda: _copy_tokenizer(Path(recipe.tokenizer.path), output / TOKENIZER_NAME))
+        ranks.on_first(_guarded(output, _copy_tokenizer, Path(recipe.tokenizer.path), output / TOKENIZER_NAME))
     else:
-        found = ranks.everywhere(lambda: _candidates(mine, recipe, output, progress))
+        found = ranks.everywhere(_guarded(output, _candidates, mine, recipe, output, progress))
         by_name = {name: candidates for part in found for name, candidates in part.items()}
-        ranks.on_first(lambda: _train(by_name, recipe, output, progress))
+        ranks.on_first(_guarded(output, _train, by_name, recipe, output, progress))
     tokenized = time.monotonic()
 
-    entries = ranks.everywhere(lambda: _write(mine, recipe, output, progress))
+    entries = ranks.everywhere(_guarded(output, _write, mine, recipe, output, progress))
     ended = time.monotonic()
     timing = {
         "seconds_tokenizer": round(tokenized - started, 3),
@@ -79,8 +87,27 @@ def build_shards(recipe: PrepRecipe, where: str, ranks: Ranks, overwrite: bool, 
         "seconds": round(ended - started, 3),
         "ranks": ranks.size,
     }
-    manifest = ranks.on_first(lambda: _finish(recipe, output, [e for part in entries for e in part], state, timing))
+    every = [entry for part in entries for entry in part]
+    manifest = ranks.on_first(_guarded(output, _finish, recipe, output, every, state, timing))
     return BuildResult(manifest, built=True)
+
+
+def _guarded(output: Path, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
+    """The work as a call without arguments; what the file system refuses becomes an `MlcError`."""
+
+    def run() -> T:
+        try:
+            return work(*args, **kwargs)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise MlcError(
+                "a file of the build cannot be read or written",
+                found=error.strerror or str(error),
+                where=str(error.filename or output),
+                hint="free space or name another build.output, then build again" if full else None,
+            ) from error
+
+    return run
 
 
 def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool) -> Manifest | None:
@@ -88,13 +115,22 @@ def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool) -> Man
     if (output / MANIFEST_NAME).exists():
         if not overwrite:
             return _up_to_date(recipe, output, state)
+        (output / MARKER_NAME).touch()
         _remove_build(output)
+    elif output.is_dir() and any(output.iterdir()) and not (output / MARKER_NAME).exists():
+        raise RecipeError(
+            "the output folder holds other files than a build's",
+            found=", ".join(sorted(path.name for path in output.iterdir())[:5]),
+            needed="a folder that is new or empty, or was left by a build",
+            where=f"build.output = {output}",
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARKER_NAME).touch()
     shutil.rmtree(output / _WORK_FOLDER, ignore_errors=True)
     shutil.rmtree(output / "rejected", ignore_errors=True)
-    for folder in (output, output / "documents", output / "pairs"):
+    for folder in (output, *(output / name for name in _SHARD_FOLDERS)):
         for left_over in folder.glob("*.tmp"):  # of a build that was killed
             left_over.unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
     return None
 
 
@@ -193,5 +229,15 @@ def _finish(
         timing=timing,
         sources_digest=state,
     )
+    _remove_unlisted(output, {name for entry in entries for name in entry.files})
     manifest.write(output)
+    (output / MARKER_NAME).unlink()
     return manifest
+
+
+def _remove_unlisted(output: Path, listed: set[str]) -> None:
+    """Files of a build that was killed, of shards that the recipe no longer names."""
+    for name in _SHARD_FOLDERS:
+        for path in (output / name).glob("*"):
+            if path.is_file() and path.relative_to(output).as_posix() not in listed:
+                path.unlink()

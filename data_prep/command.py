@@ -6,7 +6,6 @@ Out: tables on the terminal, JSON where it is asked for; errors as `MlcError`, w
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from data_prep.recipe import PrepRecipe
 from data_prep.tokenizer import Tokenizer
 from data_prep.verify import find_faults
 from mlc.config import read_recipe
-from mlc.data.manifest import Manifest, ShardEntry, write_atomically
+from mlc.data.manifest import Manifest, ShardEntry, write_json
 from mlc.errors import MlcError
 
 app = typer.Typer(name="prep", help="Turn text into verified shards, once.", no_args_is_help=True)
@@ -93,7 +92,7 @@ def build(
         console.print(
             f"{'built' if result.built else 'up to date'}{seconds}: {escape(str(manifest.folder))}", highlight=False
         )
-        _write_json(json_path, {"status": "built" if result.built else "up_to_date", **_summary(manifest)})
+        _report(json_path, {"status": "built" if result.built else "up_to_date", **_summary(manifest)})
     return result
 
 
@@ -106,7 +105,7 @@ def verify(shards: Path, json_path: Path | None = None) -> None:
     console = Console()
     manifest = Manifest.read(shards)
     faults = find_faults(manifest, on_shard=lambda name: console.print(f"reading {escape(name)}", highlight=False))
-    _write_json(json_path, {"faults": faults, **_summary(manifest)})
+    _report(json_path, {"faults": faults, **_summary(manifest)})
     if faults:
         raise MlcError(
             f"{len(faults)} fault{'s' if len(faults) > 1 else ''}:\n  - " + "\n  - ".join(faults),
@@ -140,7 +139,7 @@ def inspect(shards: Path, samples: int = 2, names: tuple[str, ...] = (), json_pa
         for sides in texts:
             for language, text in zip(entry.languages, sides, strict=True):
                 console.print(f"[bold]{language}[/bold] {escape(text)}", highlight=False)
-    _write_json(json_path, {**_summary(manifest), "details": details})
+    _report(json_path, {**_summary(manifest), "details": details})
 
 
 def _progress(console: Console, ranks: Ranks) -> Progress:
@@ -194,6 +193,6 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+def _report(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
-        write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(path, content)

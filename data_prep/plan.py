@@ -80,7 +80,7 @@ def plan_shards(recipe: PrepRecipe, where: str) -> tuple[ShardPlan, ...]:
     for i, pairs in enumerate(recipe.pairs):
         for couple, (paths, fields) in pairs.by_languages().items():
             files = _find(paths, f"{where}: pairs[{i}].paths")
-            if couple[::-1] in sources and couple[0] != couple[1]:
+            if couple[::-1] in sources:
                 raise RecipeError(
                     "the same two languages are paired in both orders",
                     found=f"{'-'.join(couple)} and {'-'.join(couple[::-1])}",

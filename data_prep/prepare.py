@@ -16,20 +16,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from data_prep.normalise import Unusable, normalise
 from data_prep.plan import ShardPlan, Source
 from data_prep.recipe import PrepRecipe
 from data_prep.records import KEPT_CHARACTERS, Record, Rejected, read_records
 from data_prep.segment import split_sequences
+from mlc.data.text import Unusable, normalise
 from mlc.errors import DataError
+
+_TRIED_RECORDS = 1000
+"""A source whose first so many records are all set aside is read the wrong way; the rest of it would only take time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A document (one list of sequences) or a pair (two lists of one sequence each), and its group number."""
+    """A document (one list of sequences) or a pair (two lists of one sequence each), its group number and its place."""
 
     sequences: tuple[list[str], ...]
     group: int
+    file: Path
+    line: int
+
+    def rejected(self, reason: str, detail: str) -> Rejected:
+        """This document as one to set aside."""
+        beginning = " | ".join((side[0] if side else "")[:KEPT_CHARACTERS] for side in self.sequences)
+        return Rejected(self.file, self.line, reason, detail, beginning)
 
 
 class Rejects:
@@ -70,10 +80,9 @@ class Rejects:
         """
         rejected = sum(self.counts.values())
         if rejected > largest_fraction * self.records:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.counts.items()))
             raise DataError(
                 f"too many records of {self._name} had to be set aside",
-                found=f"{rejected} of {self.records} ({rejected / self.records:.2%}): {reasons}",
+                found=f"{rejected} of {self.records} ({rejected / self.records:.2%}): {_listed(self.counts)}",
                 needed=f"at most {largest_fraction:.2%}",
                 where="build.max_rejected_fraction",
                 hint=f"look at {self.path}, then mend the files or raise build.max_rejected_fraction",
@@ -121,11 +130,15 @@ def _prepare_source(
     source: Source, recipe: PrepRecipe, rejects: Rejects, on_bytes: Callable[[int], None]
 ) -> Iterator[Prepared]:
     taken = 0
+    reasons: Counter[str] = Counter()
     for record in read_records(source, on_bytes):
         rejects.records += 1
         found = record if isinstance(record, Rejected) else _prepared(record, source, recipe)
         if isinstance(found, Rejected):
             rejects.add(found)
+            if not taken:
+                reasons[found.reason] += 1
+                _refuse_hopeless(source, reasons, rejects)
             continue
         yield found
         taken += 1
@@ -133,10 +146,32 @@ def _prepare_source(
             return
 
 
+def _refuse_hopeless(source: Source, reasons: Counter[str], rejects: Rejects) -> None:
+    if sum(reasons.values()) < _TRIED_RECORDS:
+        return
+    fields = ", ".join(source.text_fields)
+    raise DataError(
+        f"none of the first {_TRIED_RECORDS} records could be used",
+        found=_listed(reasons),
+        needed=f"records with text under {fields}, or plain text",
+        where=str(source.files[0]),
+        hint=f"look at {rejects.path}, then set the table's text_field (of pairs: fields) and format",
+    )
+
+
+def _listed(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+
+
 def _prepared(record: Record, source: Source, recipe: PrepRecipe) -> Prepared | Rejected:
+    rules = recipe.normalise
     try:
-        texts = [normalise(text, recipe.normalise) for text in record.texts]
+        texts = [
+            normalise(text, nfc=rules.nfc, whitespace=rules.whitespace, control_characters=rules.control_characters)
+            for text in record.texts
+        ]
     except Unusable as unusable:
         beginning = " | ".join(text[:KEPT_CHARACTERS] for text in record.texts)
         return Rejected(record.file, record.line, unusable.reason, unusable.detail, beginning)
-    return Prepared(tuple(split_sequences(text, source.sequences) for text in texts), record.group)
+    sequences = tuple(split_sequences(text, source.sequences) for text in texts)
+    return Prepared(sequences, record.group, record.file, record.line)

@@ -72,6 +72,7 @@ def find_ranks(environ: Mapping[str, str]) -> Ranks:
     Raises:
         UsageError: a launcher started several processes that MPI cannot bring together.
     """
+    _refuse_separate_builds(environ)
     found = _launched_size(environ)
     if found is None:
         return Ranks()
@@ -97,6 +98,21 @@ def find_ranks(environ: Mapping[str, str]) -> Ranks:
     if communicator.size == 1:
         return Ranks()
     return Ranks(communicator.rank, communicator.size, communicator)
+
+
+def _refuse_separate_builds(environ: Mapping[str, str]) -> None:
+    """Processes that do not know of one another would each do the whole build, in one folder."""
+    needed = "one process, or several under mpirun or srun --mpi=pmix"
+    name = "SLURM_ARRAY_TASK_COUNT"
+    if name in environ and _number(environ, name) > 1:
+        raise UsageError(
+            "the tasks of a job array cannot share a build", found=f"{name} = {environ[name]}", needed=needed
+        )
+    name = "WORLD_SIZE"
+    if name in environ and _number(environ, name) > 1 and _launched_size(environ) is None:
+        raise UsageError(
+            "a launcher without MPI cannot share a build", found=f"{name} = {environ[name]}", needed=needed
+        )
 
 
 def _launched_size(environ: Mapping[str, str]) -> tuple[str, int | None] | None:

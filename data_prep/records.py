@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import COMPRESSED, read_lines
-from data_prep.normalise import Unusable
 from data_prep.plan import Source
 from mlc.data.manifest import NO_GROUP, group_number
+from mlc.data.text import Unusable
+from mlc.data.text_lines import COMPRESSED, read_lines
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 KEPT_CHARACTERS = 200

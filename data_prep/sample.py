@@ -4,7 +4,8 @@ In:  prepared text.
 Out: sequences for `train_tokenizer`, in a fixed order.
 
 A sequence is in the sample when the hash of (seed, its text) is small enough. So the choice does not depend on ranks or
-on the order of files, is spread evenly over them, and takes a sequence that occurs many times once.
+on the order of files, is spread evenly over them, and takes a sequence that occurs many times once. The last one is cut
+to the bytes that are left, so that one huge sequence can neither empty the sample nor overfill it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Candidates:
 def choose_candidates(
     documents: Iterable[Prepared], languages: Sequence[str], sample_bytes: int, seed: int, folder: Path, mark: str
 ) -> list[Candidates]:
-    """Keep the sequences of smallest hash, up to `sample_bytes` for each language: no sample can need more.
+    """Keep the sequences of smallest hash until they fill `sample_bytes` for each language: no sample needs more.
 
     Args:
         documents: of one shard.
@@ -73,11 +74,12 @@ def balanced_sample(candidates: Sequence[Candidates], sample_bytes: int, exponen
     for language in sorted(shares):
         taken = 0
         for text in _merged([found.file for found in candidates if found.language == language]):
-            size = len(text.encode())
-            if taken + size > shares[language]:
+            part = _cut(text, shares[language] - taken)
+            if part:
+                yield part
+            if part != text:
                 break
-            taken += size
-            yield text
+            taken += len(text.encode())
 
 
 def share_bytes(totals: Mapping[str, int], budget: int, exponent: float) -> dict[str, int]:
@@ -106,14 +108,19 @@ def share_bytes(totals: Mapping[str, int], budget: int, exponent: float) -> dict
     return shares
 
 
+def _cut(text: str, size: int) -> str:
+    """The beginning of a text in at most `size` bytes of UTF-8; whole characters."""
+    return text.encode()[: max(size, 0)].decode(errors="ignore")
+
+
 class _Pool:
-    """The sequences of smallest hash that fit into `capacity` bytes."""
+    """The sequences of smallest hash that fill `capacity` bytes, the one that crosses the border included."""
 
     def __init__(self, capacity: int, seed: int) -> None:
         self.total_bytes = 0
         self._capacity, self._held_bytes = capacity, 0
         self._seed = seed & 0xFFFFFFFFFFFFFFFF
-        self._heap: list[tuple[int, str]] = []  # (-hash, text): the largest hash on top
+        self._heap: list[tuple[int, int, str]] = []  # (-hash, bytes, text): the largest hash on top
         self._known: set[int] = set()
         self._bound = 1 << 64  # nothing from here on can still come in
 
@@ -123,17 +130,19 @@ class _Pool:
         place = xxhash.xxh3_64_intdigest(encoded, self._seed)
         if place >= self._bound or place in self._known:
             return
-        heapq.heappush(self._heap, (-place, text))
+        kept = _cut(text, self._capacity)  # by itself, not by what is left: that depends on the other sequences
+        size = len(kept.encode())
+        heapq.heappush(self._heap, (-place, size, kept))
         self._known.add(place)
-        self._held_bytes += len(encoded)
-        while self._held_bytes > self._capacity:
-            dropped, longest = heapq.heappop(self._heap)
+        self._held_bytes += size
+        while self._held_bytes - self._heap[0][1] >= self._capacity:
+            dropped, size, _ = heapq.heappop(self._heap)
             self._bound = -dropped
             self._known.discard(-dropped)
-            self._held_bytes -= len(longest.encode())
+            self._held_bytes -= size
 
     def ascending(self) -> list[tuple[int, str]]:
-        return sorted((-negative, text) for negative, text in self._heap)
+        return sorted((-negative, text) for negative, _, text in self._heap)
 
 
 def _merged(files: Sequence[Path]) -> Iterator[str]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from data_prep.tokenizer import Tokenizer
 from mlc.data.indexed import ShardWriter, bin_path, idx_path
 from mlc.data.manifest import ShardEntry, write_atomically
 
+Encoded: TypeAlias = list[tuple[str, NDArray[Any]]]
+"""The sequences of one side of a document: text and ids."""
+
 _CHUNK_CHARACTERS = 1 << 20
 """Text given to the tokenizer at once: enough to hide the cost of a call, little enough to stay in the cache."""
 
@@ -34,7 +37,9 @@ _CHUNK_CHARACTERS = 1 << 20
 def write_shard(
     plan: ShardPlan, recipe: PrepRecipe, tokenizer: Tokenizer, output: Path, progress: Progress
 ) -> ShardEntry:
-    """Build one shard; nothing appears under the final names unless all of it could be built.
+    """Build one shard; its indexed files appear under their final names, one after the other, when all is encoded.
+
+    A process that is killed in between leaves files that no manifest lists.
 
     Raises:
         DataError: a file is cut short, or too many records had to be set aside.
@@ -46,13 +51,16 @@ def write_shard(
         writers = [stack.enter_context(ShardWriter(output / prefix, tokenizer.dtype)) for prefix in plan.prefixes]
         for chunk in _chunks(prepare(plan, recipe, rejects, progress.bytes)):
             before = counts.tokens
-            for side, writer in enumerate(writers):
-                for sequences in _encode(tokenizer, [document.sequences[side] for document in chunk]):
-                    writer.add_document(sequences)
-                    counts.tokens += sum(map(len, sequences))
-            groups.extend(document.group for document in chunk)
-            counts.add(chunk)
+            for document, sides in _encode(tokenizer, chunk):
+                if not all(sides):
+                    rejects.add(document.rejected("no_tokens", "the tokenizer leaves nothing of it"))
+                    continue
+                for writer, sequences in zip(writers, sides, strict=True):
+                    writer.add_document([ids for _, ids in sequences])
+                groups.append(document.group)
+                counts.add(sides)
             progress.done(len(chunk), counts.tokens - before)
+        rejects.check(recipe.build.max_rejected_fraction)  # again, for the tokenizer's
     entry = ShardEntry(
         name=plan.name,
         kind=plan.kind,
@@ -87,10 +95,10 @@ class _Counts:
     tokens: int = 0
     text_bytes: int = 0
 
-    def add(self, documents: Iterable[Prepared]) -> None:
-        for document in documents:
-            self.sequences += len(document.sequences[0])
-            self.text_bytes += sum(len(text.encode()) for side in document.sequences for text in side)
+    def add(self, sides: Sequence[Encoded]) -> None:
+        self.sequences += len(sides[0])
+        self.tokens += sum(len(ids) for side in sides for _, ids in side)
+        self.text_bytes += sum(len(text.encode()) for side in sides for text, _ in side)
 
 
 def _chunks(documents: Iterator[Prepared]) -> Iterator[list[Prepared]]:
@@ -106,7 +114,9 @@ def _chunks(documents: Iterator[Prepared]) -> Iterator[list[Prepared]]:
         yield chunk
 
 
-def _encode(tokenizer: Tokenizer, documents: list[list[str]]) -> Iterator[list[NDArray[Any]]]:
-    ids = iter(tokenizer.encode([text for document in documents for text in document]))
+def _encode(tokenizer: Tokenizer, documents: Sequence[Prepared]) -> Iterator[tuple[Prepared, list[Encoded]]]:
+    """Each document with its sides' sequences; those that have no tokens are left out."""
+    found = iter(tokenizer.encode([text for document in documents for side in document.sequences for text in side]))
     for document in documents:
-        yield [next(ids) for _ in document]
+        sides = [[(text, next(found)) for text in side] for side in document.sequences]
+        yield document, [[(text, ids) for text, ids in side if len(ids)] for side in sides]

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from mlc.errors import EXIT_FAILED, EXIT_USAGE, MlcError
+from mlc.errors import EXIT_FAILED, MlcError, RecipeError, UsageError
 
 Overrides = Annotated[
     list[str] | None,
@@ -64,8 +64,8 @@ def main() -> None:
     try:
         build_app()()
     except MlcError as error:
-        # A refusal is the same on every rank: one of them speaks. A failure may be one rank's own.
-        if error.exit_code != EXIT_USAGE or _rank() == 0:
+        # A refused recipe is the same on every rank: one of them speaks. Files may look different from each.
+        if not isinstance(error, (RecipeError, UsageError)) or _rank() == 0:
             print(f"mlc: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 

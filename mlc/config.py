@@ -93,7 +93,15 @@ class DataSection(Section):
     language_exponent: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
     """Languages are drawn in proportion to (documents in the language) ** language_exponent."""
     language_pure: bool = False
-    """Every batch holds one language (or language pair) only."""
+    """Every batch holds one language (or language pair) only; translations, as far as the documents exist in it."""
+
+    @pydantic.model_validator(mode="after")
+    def _spans_fit(self) -> Self:
+        if self.min_span_tokens > self.max_tokens - 2 and any(source.view == "spans" for source in self.sources):
+            raise ValueError(
+                f"min_span_tokens = {self.min_span_tokens}, must be <= max_tokens - 2 = {self.max_tokens - 2}"
+            )
+        return self
 
 
 class ModelSection(Section):

@@ -23,10 +23,12 @@ def write_small_shards(
     longest: int = 12,
     seed: int = 0,
     tokenizer: bytes = b"a tokenizer",
+    vocab_size: int = VOCAB_SIZE,
 ) -> Manifest:
     """Documents in three languages that are translations of one another, and sentence pairs aa-bb.
 
     The last document of every language has no translation (group -1); every fifth pair repeats an earlier first side.
+    `vocab_size` is what the manifest says; the tokens stay below `VOCAB_SIZE`.
     """
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,7 @@ def write_small_shards(
         tokenizer=TokenizerInfo(
             file="tokenizer.model",
             sha256=hashlib.sha256(tokenizer).hexdigest(),
-            vocab_size=VOCAB_SIZE,
+            vocab_size=vocab_size,
             special_ids={name: number for number, name in enumerate(SPECIAL_TOKENS)},
         ),
         shards=tuple(entries),

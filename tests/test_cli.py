@@ -49,6 +49,18 @@ def _missing_shard(table: dict[str, Any], folder: Path) -> None:
     table["data"]["shards"] = str(folder / "incomplete")
 
 
+def _missing_tokenizer(table: dict[str, Any], folder: Path) -> None:
+    write_small_shards(folder / "incomplete")
+    (folder / "incomplete" / "tokenizer.model").unlink()
+    table["data"]["shards"] = str(folder / "incomplete")
+
+
+def _changed_tokenizer(table: dict[str, Any], folder: Path) -> None:
+    write_small_shards(folder / "changed")
+    (folder / "changed" / "tokenizer.model").write_bytes(b"another one")
+    table["data"]["shards"] = str(folder / "changed")
+
+
 def _no_shards(table: dict[str, Any], folder: Path) -> None:
     table["data"]["shards"] = str(folder / "nowhere")
 
@@ -96,6 +108,8 @@ def _offset_ids(table: dict[str, Any], folder: Path) -> None:
 REFUSALS: dict[str, tuple[Edit, list[str]]] = {
     "unknown key": (_unknown_key, ["unknown key optimizer.learning_rat; did you mean learning_rate?"]),
     "missing shard": (_missing_shard, ["bb.bin", "no such file", "next: mlc prep verify"]),
+    "missing tokenizer": (_missing_tokenizer, ["tokenizer.model", "no such file"]),
+    "changed tokenizer": (_changed_tokenizer, ["the shards' tokenizer is missing or another one"]),
     "no shards": (_no_shards, ["no finished shards here", "next: mlc prep build"]),
     "fewer samples than ranks": (_small_batch, ["samples_per_step = 2", "1 ranks x 3 micro-batches", "next: --set"]),
     "contradicting DeepSpeed file": (

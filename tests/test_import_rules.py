@@ -12,7 +12,7 @@ BASE = {"mlc", "mlc.errors", "mlc.languages"}
 LEAVES = {"mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
 MIDDLE = {"mlc.engine", "mlc.tasks"}
 TOP = {"mlc.finetune", "mlc.evaluate", "mlc.export"}
-SHARD_FORMAT = {"mlc.data.indexed", "mlc.data.manifest"}
+SHARD_FORMAT = {"mlc.data.indexed", "mlc.data.manifest", "mlc.data.text", "mlc.data.text_lines"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "mlc.errors": set(),

@@ -34,9 +34,8 @@ class MicroBatch:
         glm_index, mlm_index: flat places r * L + c whose states predict `glm_targets`, `mlm_targets`; never empty:
             without targets they hold one dummy of weight 0, so that every rank runs the same modules.
         first_row, second_row: (n,) rows of the two views; a single text points at itself twice.
-        valid: (n,) the sample is real and has two views.
+        valid: (n,) the sample is real and has two views that are not empty.
         group, first_text, second_text: (n,) identities, see `mlc.objectives.info_nce.PairIdentity`.
-        first_language, second_language: (n,) numbers in the corpus's sorted list of languages.
         samples: (n,) indices of the samples; -1 = added for evenness.
     """
 
@@ -57,8 +56,6 @@ class MicroBatch:
     group: Int64Array
     first_text: Int64Array
     second_text: Int64Array
-    first_language: Int64Array
-    second_language: Int64Array
     samples: Int64Array
 
     @property
@@ -108,7 +105,6 @@ class BatchBuilder:
         self._blanks = objectives.glm if objectives.glm.weight else None
         self._masks = objectives.mlm if objectives.mlm.weight else None
         self._rank, self._world_size, self._micro_batches = rank, world_size, micro_batches
-        self._language_number = {language: number for number, language in enumerate(corpus.languages)}
 
     def build(self, step: int) -> RankBatch:
         """The rank's part of global batch `step`, counted from 0."""
@@ -122,7 +118,6 @@ class BatchBuilder:
         texts: list[CorruptedText] = []
         first_row, second_row = np.zeros((2, size), dtype=np.int64)
         identity = np.full((3, size), -1, dtype=np.int64)
-        languages = np.zeros((2, size), dtype=np.int64)
         valid = np.zeros(size, dtype=bool)
         numbers = np.full(size, -1, dtype=np.int64)
         for place, sample in enumerate(samples):
@@ -132,11 +127,8 @@ class BatchBuilder:
                 random = generator(self._seed, f"corruption {side}", sample.index)
                 texts.append(corrupt(view, random, self._special, blanks=self._blanks, masks=self._masks))
             identity[:, place] = sample.group, text_hash(views[0]), text_hash(views[-1])
-            languages[:, place] = (
-                self._language_number[sample.first_language],
-                self._language_number[sample.second_language],
-            )
-            valid[place] = sample.second is not None
+            # A side without tokens, as foreign shards may have, has nothing to contrast.
+            valid[place] = sample.second is not None and min(len(sample.first), len(sample.second)) > 0
             numbers[place] = sample.index
         rank_of_text = np.empty(len(texts), dtype=np.int64)
         order = np.argsort([-len(text.tokens) for text in texts], kind="stable")
@@ -150,8 +142,6 @@ class BatchBuilder:
             group=identity[0],
             first_text=identity[1],
             second_text=identity[2],
-            first_language=languages[0],
-            second_language=languages[1],
             samples=numbers,
         )
 
@@ -175,7 +165,6 @@ def assign(planned_tokens: Int64Array, world_size: int, rank: int, micro_batches
     """
     order = np.argsort(-planned_tokens, kind="stable")
     turn, seat = np.divmod(np.arange(len(order)), world_size)
-    # The last, incomplete turn must not break the evenness to within one; any dealing of it is even.
     seat = np.where(turn % 2 == 1, world_size - 1 - seat, seat)
     return [part.astype(np.int64) for part in np.array_split(order[seat == rank], micro_batches)]
 

@@ -59,13 +59,18 @@ class Translations:
         order = np.lexsort((document, shard, group))
         order = order[group[order] >= 0]
         self._group, self._shard, self._document = group[order], shard[order], document[order]
+        names = sorted({language for language, _, _ in shards})
+        language = np.array([names.index(name) for name, _, _ in shards], dtype=np.int64)[self._shard]
+        first_of_group = np.flatnonzero(np.diff(self._group, prepend=-1))
+        if len(first_of_group):
+            least, most = (function.reduceat(language, first_of_group) for function in (np.minimum, np.maximum))
+            self._translated = self._group[first_of_group[least != most]]
+        else:
+            self._translated = self._group
 
     def translated(self, place: int) -> Int64Array:
         """Documents of shard number `place` that exist in another language too."""
-        groups = self._shards[place][2]
-        languages_of_group = np.unique(np.stack([self._group, self._shard]), axis=1)[0]
-        group, count = np.unique(languages_of_group, return_counts=True)
-        return np.flatnonzero(np.isin(groups, group[count > 1])).astype(np.int64)
+        return np.flatnonzero(np.isin(self._shards[place][2], self._translated)).astype(np.int64)
 
     def partner(self, group: int, language: str, key: int) -> tuple[str, IndexedShard, int]:
         """A translation of `group` into another language: of those it exists in, the first in an order set by `key`.
@@ -141,7 +146,10 @@ class Corpus:
         return np.arange(step * count, (step + 1) * count, dtype=np.int64)
 
     def planned_tokens(self, index: Int64Array) -> Int64Array:
-        """An upper bound of each sample's tokens, known without reading them; used to balance and sort."""
+        """About how many tokens each sample has, known without reading them; used to balance and sort.
+
+        A translation is taken to be as long as its original; special tokens and Part B are not counted.
+        """
         stream, place = self.sampler.draw(index)
         planned = np.empty(len(index), dtype=np.int64)
         for number in np.unique(stream):
@@ -167,8 +175,13 @@ class Corpus:
         ]
 
     def token_counts(self, vocab_size: int, samples: int = 2048) -> Int64Array:
-        """How often each token occurs in the run's first `samples` samples, (vocab_size,)."""
-        texts = [text for sample in self.samples(np.arange(samples)) for text in (sample.first, sample.second)]
+        """How often each token occurs in `samples` of the run's first samples, (vocab_size,).
+
+        With language-pure batches it is the first sample of each batch: the first few batches are few languages.
+        """
+        stride = self._data.samples_per_step if self._data.language_pure else 1
+        chosen = self.samples(np.arange(samples) * stride)
+        texts = [text for sample in chosen for text in (sample.first, sample.second)]
         tokens = np.concatenate([text for text in texts if text is not None])
         return np.bincount(tokens, minlength=vocab_size).astype(np.int64)
 
@@ -235,8 +248,8 @@ class Corpus:
 def two_spans(text: Tokens, random: np.random.Generator, limit: int, shortest: int) -> tuple[Tokens, Tokens]:
     """Two spans of one document that do not overlap, in random order.
 
-    A window of at most twice `limit` tokens is cut at a random place; each side gives a span of random length ending
-    or beginning near the cut. Overlapping spans would let shared words, rather than shared meaning, find the partner.
+    A window of at most twice `limit` tokens is cut at a random place; each side gives a span of random length at a
+    random place. Overlapping spans would let shared words, rather than shared meaning, find the partner.
     A document shorter than twice `shortest` gives both views the whole text.
 
     Args:

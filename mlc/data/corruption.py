@@ -35,8 +35,8 @@ class SpecialTokens:
     end: int
     mlm: int
     vocab_size: int
-    first_ordinary: int
-    """Ids from here on may stand in for a token in MLM's random replacement."""
+    every: tuple[int, ...]
+    """All special ids in ascending order: they never stand in for a token in MLM's random replacement."""
 
     @classmethod
     def from_ids(cls, special_ids: Mapping[str, int], vocab_size: int) -> SpecialTokens:
@@ -50,8 +50,15 @@ class SpecialTokens:
             end=special_ids["[eop]"],
             mlm=special_ids["[MLM]"],
             vocab_size=vocab_size,
-            first_ordinary=max(special_ids.values()) + 1,
+            every=tuple(sorted(set(special_ids.values()))),
         )
+
+    def ordinary(self, random: np.random.Generator, count: int) -> Int64Array:
+        """`count` random ordinary ids."""
+        ids = random.integers(0, self.vocab_size - len(self.every), size=count)
+        for special in self.every:  # ascending: each shifts what lies at or above it
+            ids += ids >= special
+        return ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,7 @@ def _choose_blanks(size: int, random: np.random.Generator, blanks: BlankSection)
     standing = size - sum(lengths)
     # Spans go into different gaps of the standing tokens, so there can be one more span than standing tokens.
     lengths = lengths[: standing + 1]
+    standing = size - sum(lengths)
     if not lengths or standing < 1:
         return _EMPTY, _EMPTY
     gaps = np.sort(random.permutation(standing + 1)[: len(lengths)])
@@ -192,12 +200,10 @@ def _apply_masks(
     index = np.sort(random.permutation(candidates)[:count]).astype(np.int64)
     targets = part_a[index].copy()
     action = random.random(count)
-    randoms = random.integers(special.first_ordinary, special.vocab_size, size=count)
-    part_a[index] = np.where(
-        action < masks.replace_by_mask,
-        special.mlm,
-        np.where(action < masks.replace_by_mask + masks.replace_by_random, randoms, targets),
+    replaced = np.where(
+        action < masks.replace_by_mask + masks.replace_by_random, special.ordinary(random, count), targets
     )
+    part_a[index] = np.where(action < masks.replace_by_mask, special.mlm, replaced)
     return index, targets
 
 

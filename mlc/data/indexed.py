@@ -18,6 +18,7 @@ import sys
 import uuid
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -200,9 +201,10 @@ class IndexedShard:
 class ShardWriter:
     """Writes one `.bin`/`.idx` pair, document by document.
 
-    Tokens go to a temporary file beside the final one; `close` syncs both files and renames them, `.idx` last, so an
-    `.idx` under its final name means that the pair is complete. Leaving the context with an exception removes the
-    temporary files. Holds 4 bytes a sequence and 8 a document in memory.
+    Tokens go to a temporary file beside the final one; `close` syncs both files and renames them, `.idx` last. So where
+    there was none before, an `.idx` under its final name means that the pair is complete; where an older pair is
+    replaced, a process that is killed in between leaves the new `.bin` beside the old `.idx`. Leaving the context with
+    an exception removes the temporary files. Holds 4 bytes a sequence and 8 a document in memory.
 
     Args:
         prefix: where the files go; its folder is made.
@@ -256,7 +258,8 @@ class ShardWriter:
     def abort(self) -> None:
         """Drop what was written; nothing appears under the final names."""
         if self._bin is not None:
-            self._bin.close()
+            with suppress(OSError):  # a full disk refuses what is still in the buffer, too
+                self._bin.close()
             self._bin = None
         for path in (bin_path(self.prefix), idx_path(self.prefix)):
             self._temporary(path).unlink(missing_ok=True)

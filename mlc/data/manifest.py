@@ -111,7 +111,10 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Hash of the canonical JSON; equal for equal shards wherever and whenever they were built."""
+        """Hash of the canonical JSON: equal for every build of one recipe from files under the same paths.
+
+        Neither the output folder nor the time counts; paths do, in `ShardEntry.sources` and in `recipe_sha256`.
+        """
         text = json.dumps(self._content(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -218,11 +221,13 @@ class Manifest:
         """Compare the sizes of the files with the manifest; `mlc prep verify` compares the hashes too.
 
         Args:
-            entries: shards to look at; None = all of them.
+            entries: shards to look at; None = all of them, and the tokenizer's hash, which every checkpoint relies on.
 
         Raises:
-            ShardError: a file is missing or has another size.
+            ShardError: a file is missing or has another size, or the tokenizer is another one.
         """
+        if entries is None:
+            self._check_tokenizer()
         for entry in self.shards if entries is None else entries:
             for name, stated in entry.files.items():
                 path = self.folder / name
@@ -235,6 +240,18 @@ class Manifest:
                         where=str(path),
                         hint=f"mlc prep verify {self.folder}",
                     )
+
+    def _check_tokenizer(self) -> None:
+        path = self.folder / self.tokenizer.file
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        if found != self.tokenizer.sha256:
+            raise ShardError(
+                "the shards' tokenizer is missing or another one",
+                found="no such file" if found is None else f"sha256 {found[:12]}",
+                needed=f"sha256 {self.tokenizer.sha256[:12]}",
+                where=str(path),
+                hint="copy it from where the shards were built, or build them again",
+            )
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -269,6 +286,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a report as JSON that people can read, all of it or nothing."""
+    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 Parsed = TypeVar("Parsed", TokenizerInfo, ShardEntry)

@@ -112,7 +112,7 @@ def save_checkpoint(
             _remove(final)
         os.replace(partial, final)
         _sync(root)
-        for old in complete_checkpoints(run_folder)[:-keep_last]:
+        for old in set(root.glob("step-*")) - set(complete_checkpoints(run_folder)[-keep_last:]):
             _remove(old)
     dist.barrier()
     return final
@@ -147,7 +147,10 @@ def newest_checkpoint(run_folder: Path) -> SavedRun | None:
     Returns:
         None where there is none. Reads every byte: call it on one rank.
     """
-    for folder in reversed(complete_checkpoints(run_folder)):
+    complete = complete_checkpoints(run_folder)
+    for folder in sorted(set((run_folder / "checkpoints").glob("step-*")) - set(complete)):
+        print(f"skipped {folder}: it has no {COMPLETE_NAME}", flush=True)
+    for folder in reversed(complete):
         try:
             content = verify(folder)
         except CheckpointError as error:
@@ -185,17 +188,20 @@ def verify(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("complete.json cannot be read", found=repr(error), where=str(path)) from None
     for name, facts in files.items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != facts["bytes"]:
-            found = f"{file.stat().st_size} bytes" if file.is_file() else "no such file"
-            raise CheckpointError(
-                "a file of the checkpoint is damaged", found=found, needed=f"{facts['bytes']} bytes", where=str(file)
-            )
-        if (found := _hash_file(file)) != facts["xxh3"]:
-            raise CheckpointError(
-                "a file of the checkpoint is damaged", found=f"xxh3 {found}", needed=facts["xxh3"], where=str(file)
-            )
+        _verify_file(folder / name, facts)
     return content
+
+
+def _verify_file(file: Path, facts: Mapping[str, Any]) -> None:
+    problem = "a file of the checkpoint is damaged"
+    try:
+        size = file.stat().st_size
+        if size != facts["bytes"]:
+            raise CheckpointError(problem, found=f"{size} bytes", needed=f"{facts['bytes']} bytes", where=str(file))
+        if (found := _hash_file(file)) != facts["xxh3"]:
+            raise CheckpointError(problem, found=f"xxh3 {found}", needed=facts["xxh3"], where=str(file))
+    except OSError as error:
+        raise CheckpointError(problem, found=str(error), where=str(file)) from None
 
 
 def load_checkpoint(engine: Any, folder: Path) -> None:
@@ -210,6 +216,15 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
 
 
 def _complete(folder: Path, position: Position, identity: Mapping[str, str]) -> None:
+    written = len(list(folder.glob("*_optim_states.pt")))
+    if written != dist.get_world_size():
+        raise CheckpointError(
+            "rank 0 does not see the files of every rank",
+            found=f"optimizer states of {written} ranks",
+            needed=str(dist.get_world_size()),
+            where=str(folder),
+            hint="put run.folder on a file system that all nodes share",
+        )
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         _sync(path)

@@ -38,7 +38,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
     lines = [_metrics(folder) for folder in (first, second)]
     for number, (one, other) in enumerate(zip(*lines, strict=False)):
         for key in sorted({*one, *other}):
-            if one.get(key) != other.get(key):
+            if repr(one.get(key)) != repr(other.get(key)):  # repr: a NaN equals a NaN here
                 where = f"step {one.get('step')}: {key}"
                 return Comparison(number, f"{where} is {one.get(key)!r} in {first}, {other.get(key)!r} in {second}")
     if len(lines[0]) != len(lines[1]):

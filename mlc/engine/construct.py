@@ -12,6 +12,8 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,13 @@ from torch import nn
 from mlc.config import OptimizerSection, TrainRecipe
 from mlc.distributed.ranks import RankInfo, export_ranks
 from mlc.engine.deepspeed_config import deepspeed_config
-from mlc.errors import RecipeError
+from mlc.errors import RecipeError, UsageError
 from mlc.model.build import build_training_model
 from mlc.model.initialise import start_from_frequencies
 from mlc.model.training_model import TrainingModel
+
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
+"""The others wait in a collective while rank 0 hashes a checkpoint: minutes, for one of terabytes hours."""
 
 
 def prepare_process(recipe: TrainRecipe, ranks: RankInfo) -> torch.device:
@@ -36,13 +41,13 @@ def prepare_process(recipe: TrainRecipe, ranks: RankInfo) -> torch.device:
 
     Raises:
         RecipeError: fp16 without an accelerator.
+        UsageError: more ranks than GPUs on this node.
     """
     export_ranks(ranks, os.environ)
     # The recipe, not the launcher, decides the number of threads: it fixes the order of floating-point sums.
     torch.set_num_threads(recipe.run.threads_per_rank)
     if torch.cuda.is_available():
-        torch.cuda.set_device(ranks.local_rank)
-        return torch.device("cuda", ranks.local_rank)
+        return _choose_gpu(ranks)
     os.environ["DS_ACCELERATOR"] = "cpu"
     if recipe.run.precision == "fp16":
         raise RecipeError(
@@ -52,6 +57,25 @@ def prepare_process(recipe: TrainRecipe, ranks: RankInfo) -> torch.device:
             hint="--set run.precision=bf16",
         )
     return torch.device("cpu")
+
+
+def _choose_gpu(ranks: RankInfo) -> torch.device:
+    visible = torch.cuda.device_count()
+    if visible != 1 and ranks.local_rank >= visible:
+        raise UsageError(
+            "more ranks than GPUs on this node",
+            found=f"{ranks.local_world_size} ranks, {visible} GPUs visible to local rank {ranks.local_rank}",
+            needed="one GPU a rank",
+            hint="start as many ranks a node as it has GPUs",
+        )
+    # SLURM may show every task its own GPU alone, which is then number 0 in each.
+    index = 0 if visible == 1 else ranks.local_rank
+    export_ranks(replace(ranks, local_rank=index), os.environ)  # DeepSpeed takes its device from there
+    torch.cuda.set_device(index)
+    # Exact resume: kernels that add in no fixed order are replaced where torch can, and named where it cannot.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device("cuda", index)
 
 
 def start_process_group() -> None:
@@ -64,7 +88,9 @@ def start_process_group() -> None:
     logger.setLevel(logging.WARNING)
     # Its only use is inference on CPU, and making it costs a C++ compiler and half a minute at the first start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=COLLECTIVE_TIMEOUT
+    )
 
 
 def build_engine(
@@ -114,9 +140,9 @@ def build_engine(
     return engine
 
 
-def parameter_groups(model: nn.Module, optimizer: OptimizerSection) -> list[dict[str, Any]]:
-    """Embeddings with a learning rate of their own; other matrices; vectors (norms, biases) without weight decay."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+def parameter_groups(model: TrainingModel, optimizer: OptimizerSection) -> list[dict[str, Any]]:
+    """Token embeddings with a learning rate of their own; other matrices; vectors (norms, biases) without decay."""
+    embeddings = {id(model.lm_head.weight)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Under ZeRO-3 a sharded parameter is flat; its own shape is in ds_shape.
     vectors = {id(p) for p in trained if len(getattr(p, "ds_shape", p.shape)) < 2}

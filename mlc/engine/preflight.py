@@ -57,7 +57,7 @@ def run_identity(recipe: TrainRecipe, manifest: Manifest) -> dict[str, str]:
         key for key in ("offload_optimizer", "offload_param") if zero.get(key, {}).get("device", "none") != "none"
     ]
     return {
-        "recipe": digest(_comparable(recipe)),
+        "recipe": digest({**_comparable(recipe), "encoder": _encoder_config(recipe)}),
         "shards": manifest.sha256,
         "tokenizer": manifest.tokenizer.sha256,
         "ZeRO": " + ".join([f"stage {zero['stage']}", *offload]),
@@ -92,7 +92,7 @@ def check_identity(found: dict[str, str], needed: dict[str, str], run_folder: Pa
         changes = _differences(_flat(before), _flat(json.loads(recipe.model_dump_json())))
         raise RecipeError(
             "the recipe differs from the one this run was started with",
-            found="; ".join(changes),
+            found="; ".join(changes) or f"another content of {recipe.model.config}",
             needed="the same values",
             where=str(run_folder / "recipe.toml"),
             hint="undo the change, or start a new run.folder",
@@ -100,9 +100,8 @@ def check_identity(found: dict[str, str], needed: dict[str, str], run_folder: Pa
 
 
 def write_run_files(recipe: TrainRecipe, run_folder: Path, ranks: RankInfo) -> None:
-    """Write the resolved recipe and the environment; an ending that an earlier start left is not this one's."""
+    """Write the resolved recipe and the environment."""
     run_folder.mkdir(parents=True, exist_ok=True)
-    (run_folder / "exit.json").unlink(missing_ok=True)
     _replace(run_folder / "recipe.toml", recipe.to_toml())
     versions = {
         name: metadata.version(name) for name in ("mlc", "torch", "deepspeed", "transformers", "numpy", "sentencepiece")
@@ -120,8 +119,8 @@ def write_run_files(recipe: TrainRecipe, run_folder: Path, ranks: RankInfo) -> N
     _replace(run_folder / "environment.json", json.dumps(environment, indent=1) + "\n")
 
 
-def write_exit(run_folder: Path, code: int, reason: str, step: int) -> None:
-    """Write exit.json: launchers such as torchrun hide the exit code of their workers."""
+def write_exit(run_folder: Path, code: int, reason: str, step: int | None) -> None:
+    """Write exit.json, since launchers such as torchrun hide the exit code of their workers; no step: it failed."""
     _replace(run_folder / "exit.json", json.dumps({"code": code, "reason": reason, "step": step}) + "\n")
 
 
@@ -159,6 +158,13 @@ def _other_tokenizer(model: Path, sha256: str) -> bool:
     """Whether a local model folder brings SentencePiece models and none of them is the shards'."""
     files = [model / name for name in SENTENCEPIECE_NAMES if (model / name).is_file()]
     return bool(files) and all(hashlib.sha256(file.read_bytes()).hexdigest() != sha256 for file in files)
+
+
+def _encoder_config(recipe: TrainRecipe) -> str:
+    """Content of the configuration that `model.config` names."""
+    path = Path(recipe.model.config)
+    path = path / "config.json" if path.is_dir() else path
+    return path.read_text(encoding="utf-8") if recipe.model.config and path.is_file() else ""
 
 
 def _comparable(recipe: TrainRecipe) -> dict[str, Any]:

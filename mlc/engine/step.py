@@ -182,8 +182,8 @@ def contrastive_sums(embeddings_RE: Tensor, tensors: Mapping[str, Tensor], objec
 
 
 def to_tensors(batch: MicroBatch, device: torch.device) -> dict[str, Tensor]:
-    """The batch's arrays as tensors on `device`, by field name."""
-    arrays = {name: getattr(batch, name) for name in batch.__slots__}
+    """What the model and the losses need of a batch, as tensors on `device`, by field name."""
+    arrays = {name: getattr(batch, name) for name in batch.__slots__ if name != "samples"}
     return {
         name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
         for name, array in arrays.items()

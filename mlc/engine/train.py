@@ -7,6 +7,7 @@ Out: a run folder, and an exit code (0 finished, 75 saved on request).
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -45,7 +46,19 @@ def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
         MlcError: refused before a model was built, or failed.
     """
     run_folder = Path(recipe.run.folder)
+    if ranks.rank == 0:  # how an earlier start ended says nothing about this one
+        (run_folder / "exit.json").unlink(missing_ok=True)
+    try:
+        return _train(recipe, ranks, run_folder)
+    except MlcError as error:
+        if ranks.rank == 0 and run_folder.is_dir():
+            write_exit(run_folder, error.exit_code, str(error), step=None)
+        raise
+
+
+def _train(recipe: TrainRecipe, ranks: RankInfo, run_folder: Path) -> int:
     manifest = check_run(recipe, ranks.world_size)
+    identity = run_identity(recipe, manifest)
     device = prepare_process(recipe, ranks)
     corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
     special = SpecialTokens.from_ids(manifest.tokenizer.special_ids, manifest.tokenizer.vocab_size)
@@ -61,7 +74,7 @@ def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
     )
     start_process_group()
     try:
-        checkpoint, position = _find_start(recipe, run_folder, manifest, ranks)
+        checkpoint, position = _find_start(recipe, run_folder, identity, ranks)
         engine = build_engine(
             recipe,
             ranks,
@@ -74,7 +87,7 @@ def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
             load_checkpoint(engine, checkpoint)
         if ranks.rank == 0:
             write_run_files(recipe, run_folder, ranks)
-        return _Run(recipe, ranks, manifest, corpus, builder, engine, device, position).to_the_end()
+        return _Run(recipe, ranks, manifest, identity, corpus, builder, engine, device, position).to_the_end()
     finally:
         dist.destroy_process_group()
 
@@ -87,6 +100,7 @@ class _Run:
         recipe: TrainRecipe,
         ranks: RankInfo,
         manifest: Manifest,
+        identity: dict[str, str],
         corpus: Corpus,
         builder: BatchBuilder,
         engine: Any,
@@ -95,6 +109,7 @@ class _Run:
     ) -> None:
         self.recipe, self.ranks, self.manifest, self.corpus = recipe, ranks, manifest, corpus
         self.builder, self.engine, self.device, self.position = builder, engine, device, position
+        self.identity = identity
         self.run_folder = Path(recipe.run.folder)
         self.saved_step = position.step if position.step else None
         self.checkpoint_seconds = 0.0
@@ -207,7 +222,7 @@ class _Run:
             self.engine,
             self.run_folder,
             self.position,
-            run_identity(recipe, self.manifest),
+            self.identity,
             info,
             tokenizer=self.manifest.folder / self.manifest.tokenizer.file,
             keep_last=recipe.checkpoint.keep_last,
@@ -271,14 +286,16 @@ def _ahead(builder: BatchBuilder, first_step: int, total_steps: int) -> Iterator
 
 
 def _find_start(
-    recipe: TrainRecipe, run_folder: Path, manifest: Manifest, ranks: RankInfo
+    recipe: TrainRecipe, run_folder: Path, identity: dict[str, str], ranks: RankInfo
 ) -> tuple[Path | None, Position]:
     """The checkpoint to continue from, the same on every rank; a collective."""
     answer: list[Any] = [None]
     if ranks.rank == 0:
         try:
-            answer = [_look_for_start(recipe, run_folder, manifest, ranks.world_size)]
+            answer = [_look_for_start(recipe, run_folder, identity, ranks.world_size)]
         except Exception as error:  # the others wait in the broadcast: whatever it is, they have to hear of it
+            if not isinstance(error, MlcError):
+                traceback.print_exc()
             answer = [error if isinstance(error, MlcError) else MlcError("rank 0 failed", found=repr(error))]
     dist.broadcast_object_list(answer, src=0)
     if isinstance(answer[0], MlcError):
@@ -288,7 +305,7 @@ def _find_start(
 
 
 def _look_for_start(
-    recipe: TrainRecipe, run_folder: Path, manifest: Manifest, world_size: int
+    recipe: TrainRecipe, run_folder: Path, identity: dict[str, str], world_size: int
 ) -> tuple[Path | None, Position]:
     saved = newest_checkpoint(run_folder)
     if saved is None:
@@ -300,7 +317,7 @@ def _look_for_start(
             needed='an empty run.folder, or run.resume = "auto"',
             hint="--set run.resume=auto to continue it",
         )
-    check_identity(saved.identity, run_identity(recipe, manifest), run_folder, recipe)
+    check_identity(saved.identity, identity, run_folder, recipe)
     if saved.world_size != world_size:
         raise RecipeError(
             "the checkpoint was written by another number of ranks",

@@ -6,8 +6,6 @@ Out: a table on standard output, and a JSON file where asked; MlcError goes up t
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from mlc.data.manifest import write_json
 from mlc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def run_retrieval(
     )
     print_report(report, console or Console())
     if json_file is not None:
-        _write_json(json_file, report.to_json())
+        write_json(json_file, report.to_json())
     return report
 
 
@@ -218,9 +217,3 @@ def _progress(what: str, texts: int) -> Iterator[Progress]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=texts)
         yield lambda done: bar.advance(task, done)
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, file)

@@ -6,7 +6,6 @@ Out: the folder, and a line of what was checked; MlcError goes up to mlc.cli, wh
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mlc.data.manifest import write_json
 from mlc.errors import UsageError
 
 
@@ -61,4 +61,4 @@ def run_export(
     )
     if json_file is not None:
         content = {**asdict(report), "folder": str(report.folder)}
-        json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, content)

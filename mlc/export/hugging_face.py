@@ -5,8 +5,9 @@ Out: config.json, model.safetensors, tokenizer.json with its configuration, toke
      was trained on), projection.safetensors where there is one, README.md; for the GLM also its code, which
      `trust_remote_code=True` runs where this package is not installed.
 
-An export is written into a hidden folder beside its place, opened again with transformers alone, compared with the
-checkpoint, and only then renamed to its name.
+An export is written into a hidden folder beside its place, opened again through transformers' Auto classes, compared
+with the checkpoint, and only then renamed to its name. The GLM's classes are this package's in that check: the copied
+code is not run (tests do that, in a process of its own).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from mlc.data.manifest import write_json
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.export.model_card import model_card
 from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
@@ -180,7 +182,7 @@ def _write_code(model_class: type, folder: Path) -> None:
         "AutoConfig": f"{configuration}.{model_class.config_class.__name__}",  # type: ignore[attr-defined]
         "AutoModel": f"{module}.{model_class.__name__}",
     }
-    _write_json(config_file, config)
+    write_json(config_file, config)
 
 
 def _module_file(cls: type) -> str:
@@ -220,7 +222,7 @@ def _write_description(loaded: LoadedModel, folder: Path) -> None:
         "step": saved.get("step", loaded.source.step),
         "identity": _identity(loaded),
     }
-    _write_json(folder / DESCRIPTION_FILE, description)
+    write_json(folder / DESCRIPTION_FILE, description)
     card = model_card(
         description,
         choose_representation(loaded),
@@ -239,7 +241,10 @@ def _identity(loaded: LoadedModel) -> dict[str, str]:
 
 
 def _compare(loaded: LoadedModel, folder: Path, texts: Sequence[str]) -> float:
-    """Largest difference between the checkpoint's embeddings and those of the folder, opened by transformers alone."""
+    """Largest difference between the checkpoint's embeddings and those of the folder, opened by transformers and by us.
+
+    The code that was copied for `trust_remote_code` is not run: the GLM's classes are the installed ones.
+    """
     encoder = TextEncoder(loaded, choose_representation(loaded))
     needed = encoder.encode(texts)
     found = _encode_with_transformers(folder, encoder.representation, texts)
@@ -273,10 +278,6 @@ def _encode_with_transformers(
         vectors.append(torch.nn.functional.normalize(pooled, dim=-1))
     result: NDArray[np.float32] = torch.cat(vectors).numpy()
     return result
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _sync(path: Path) -> None:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
+from mlc.data.text import REMOVED_RANGES, SPACE_RANGES, clean_text
 from mlc.errors import MlcError
-from mlc.tasks.text import REMOVED_RANGES, SPACE_RANGES, clean_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -61,7 +61,7 @@ def convert_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a SentencePiece BPE model.
 
-    It cleans text as the shards were (mlc.tasks.text), which leaves clean text as it is. Text that spells a special
+    It cleans text as the shards were (mlc.data.text), which leaves clean text as it is. Text that spells a special
     token ("[MASK]") is encoded as plain text, as SentencePiece does.
 
     Args:

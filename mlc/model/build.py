@@ -57,7 +57,7 @@ def build_training_model(
         if not model.path:
             config.vocab_size, config.pad_token_id = vocab_size, special_ids["[PAD]"]
         _check_hugging_face(config, model, max_positions)
-        backbone = encoder_of(_load_weights(model.path) if model.path else AutoModel.from_config(config))
+        backbone = encoder_of(_load_weights(model.path) if model.path else AutoModel.from_config(config).float())
         _check_width(backbone, model)
         if model.path:
             _grow_vocabulary(backbone, vocab_size, seed)

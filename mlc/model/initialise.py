@@ -75,11 +75,13 @@ def start_from_frequencies(
 
     Args:
         model: with new weights.
-        counts_V: how often each token was counted in the run's own texts, (V,).
+        counts_V: how often each token was counted in the run's own texts; a vocabulary that the model has padded with
+            more rows counts 0 there.
         blank_end: id of [eop], which ends every blank of Part B and never stands in a text.
         mean_blank_tokens: tokens of a blank.
     """
-    smoothed_V = counts_V.double() + 0.5
+    rows = model.backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    smoothed_V = torch.nn.functional.pad(counts_V.double(), (0, rows - len(counts_V))) + 0.5
     frequency_V = smoothed_V / smoothed_V.sum()
     glm_V = frequency_V * mean_blank_tokens / (mean_blank_tokens + 1)
     glm_V[blank_end] = 1 / (mean_blank_tokens + 1)

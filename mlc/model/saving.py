@@ -6,7 +6,8 @@ Out: the folder, or a `TrainingModel` with its description.
     model.safetensors   the state dict of `TrainingModel` in fp32; the tied head is not stored
     config.json         the encoder's configuration, as transformers saves it
     mlc.json            {"format": "mlc-model", "version": 1, "model": the recipe's section, "vocab_size",
-                         "special_ids", "max_tokens", "tokenizer_sha256", "languages"}
+                         "special_ids", "max_tokens", "tokenizer_sha256", "languages", "contrastive": whether a
+                         contrast was trained}; more keys are kept as they are
 
 Nothing here reads pickles: a model folder from elsewhere can't run code.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from mlc.model.training_model import TrainingModel
 FORMAT, VERSION = "mlc-model", 1
 WEIGHTS, CONFIG, INFO = "model.safetensors", "config.json", "mlc.json"
 TIED = "lm_head.weight"
-REQUIRED_INFO = ("model", "vocab_size", "special_ids", "max_tokens", "tokenizer_sha256", "languages")
+REQUIRED_INFO = ("model", "vocab_size", "special_ids", "max_tokens", "tokenizer_sha256", "languages", "contrastive")
 
 
 def save_model_folder(
@@ -103,8 +104,14 @@ def load_training_model(folder: Path) -> tuple[TrainingModel, dict[str, Any]]:
     return model.eval(), info
 
 
-def read_info(folder: Path) -> dict[str, Any]:
-    """The content of mlc.json; errors as in `load_training_model`."""
+def read_info(folder: Path, required: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """The content of mlc.json; errors as in `load_training_model`.
+
+    Args:
+        folder: a model folder, or another one with an mlc.json.
+        required: {format that is accepted: its keys}; None = a model folder's.
+    """
+    required = {FORMAT: REQUIRED_INFO} if required is None else required
     path = folder / INFO
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
@@ -115,8 +122,9 @@ def read_info(folder: Path) -> dict[str, Any]:
             where=str(path),
             hint="name a folder that `mlc train` wrote: <run>/checkpoints/step-XXXXXXXX/model",
         ) from None
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise CheckpointError("this does not describe a model", needed=f'"format": "{FORMAT}"', where=str(path))
+    if not isinstance(info, dict) or info.get("format") not in required:
+        formats = " or ".join(f'"{name}"' for name in required)
+        raise CheckpointError("this does not describe a model", needed=f'"format": {formats}', where=str(path))
     if info.get("version") != VERSION:
         raise CheckpointError(
             "the model folder has another version",
@@ -125,7 +133,7 @@ def read_info(folder: Path) -> dict[str, Any]:
             where=str(path),
             hint="read it with the version of mlc that wrote it",
         )
-    missing = [key for key in REQUIRED_INFO if key not in info]
+    missing = [key for key in required[info["format"]] if key not in info]
     if missing:
         raise CheckpointError("keys are missing", found=f"no {', '.join(missing)}", where=str(path))
     return info

@@ -220,7 +220,8 @@ def choose_representation(
     """The trained representation (or the mean of the last layer, where none was trained), with given parts replaced."""
     trained = model.contrast
     default = Representation() if trained is None else Representation(**trained)
-    same_states = layer in (None, default.layer) and pooling in (None, default.pooling)
+    same_layer = layer is None or _counted(layer, model.layers) == _counted(default.layer, model.layers)
+    same_states = same_layer and pooling in (None, default.pooling)
     return Representation(
         layer=default.layer if layer is None else layer,
         pooling=default.pooling if pooling is None else pooling,
@@ -261,7 +262,12 @@ def _check(model: LoadedModel, representation: Representation) -> None:
         )
 
 
+def _counted(layer: int, layers: int) -> int:
+    """The layer counted from 0 = embeddings."""
+    return layers if layer == LAST_LAYER else layer
+
+
 def describe(representation: Representation, layers: int) -> Mapping[str, Any]:
     """The representation as a JSON object; the layer is counted from 0 = embeddings."""
-    layer = layers if representation.layer == LAST_LAYER else representation.layer
+    layer = _counted(representation.layer, layers)
     return {"layer": layer, "pooling": representation.pooling, "projection": representation.projection}

@@ -21,10 +21,17 @@ from transformers import AutoModel
 
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.model.build import encoder_of
+from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.registration import register_auto_classes
 from mlc.model.saving import load_training_model
 from mlc.tasks.locate import ModelSource, read_description
-from mlc.tasks.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, TextTokenizer
+from mlc.tasks.tokenizers import (
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    TextTokenizer,
+    check_length,
+    position_limit,
+)
 
 TOKENIZER_FILE = "tokenizer.model"
 PROJECTION_FILE = "projection.safetensors"
@@ -64,7 +71,8 @@ def load_model(source: ModelSource, *, max_tokens: int | None = None) -> LoadedM
 
     Raises:
         CheckpointError: a file is missing or damaged.
-        MlcError: there are no safetensors, or transformers cannot build the model.
+        MlcError: there are no safetensors, transformers cannot build the model, or it states that it takes less than
+            `max_tokens`.
     """
     if max_tokens is not None and max_tokens < 3:
         raise UsageError("max_tokens is too small", found=max_tokens, needed="3 or more: [CLS], a token, [SEP]")
@@ -76,7 +84,7 @@ def _load_checkpoint(source: ModelSource, max_tokens: int | None) -> LoadedModel
     model, description = load_training_model(source.folder)
     section = description["model"]
     contrast = None
-    if description.get("contrastive"):
+    if description["contrastive"]:
         contrast = {
             "layer": section["layer"],
             "pooling": section["pooling"],
@@ -87,7 +95,7 @@ def _load_checkpoint(source: ModelSource, max_tokens: int | None) -> LoadedModel
         backbone=model.backbone,
         config=model.backbone_config,
         projection=model.projection if contrast else None,
-        tokenizer=_own_tokenizer(source.folder, description, max_tokens),
+        tokenizer=_own_tokenizer(source.folder, description, model.backbone_config, max_tokens),
         layers=model.backbone_config.num_hidden_layers,
         width=model.backbone_config.hidden_size,
         contrast=contrast,
@@ -98,7 +106,7 @@ def _load_checkpoint(source: ModelSource, max_tokens: int | None) -> LoadedModel
 def _load_export(source: ModelSource, max_tokens: int | None) -> LoadedModel:
     description = read_description(source.folder)
     backbone = _auto_model(source.name)
-    contrast = description.get("contrast")
+    contrast = description["contrast"]
     projection = None
     if contrast and contrast["projection"]:
         projection = _read_projection(source.folder / PROJECTION_FILE)
@@ -107,7 +115,7 @@ def _load_export(source: ModelSource, max_tokens: int | None) -> LoadedModel:
         backbone=backbone,
         config=backbone.config,
         projection=projection,
-        tokenizer=_own_tokenizer(source.folder, description, max_tokens),
+        tokenizer=_own_tokenizer(source.folder, description, backbone.config, max_tokens),
         layers=backbone.config.num_hidden_layers,
         width=backbone.config.hidden_size,
         contrast=contrast,
@@ -128,7 +136,11 @@ def _load_hugging_face(source: ModelSource, max_tokens: int | None) -> LoadedMod
     )
 
 
-def _own_tokenizer(folder: Path, description: Mapping[str, Any], max_tokens: int | None) -> SentencePieceTokenizer:
+def _own_tokenizer(
+    folder: Path, description: Mapping[str, Any], config: Any, max_tokens: int | None
+) -> SentencePieceTokenizer:
+    if config.model_type != MlcGlmConfig.model_type:  # the GLM's number is no limit: its positions are rotary
+        check_length(max_tokens, position_limit(config), str(folder))
     return SentencePieceTokenizer(
         folder / TOKENIZER_FILE, description["special_ids"], max_tokens or description["max_tokens"]
     )

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import xxhash
 
 from mlc.errors import CheckpointError, UsageError
+from mlc.model.saving import FORMAT, INFO, REQUIRED_INFO, read_info
 
-MODEL_FORMAT = "mlc-model"
 EXPORT_FORMAT = "mlc-export"
-DESCRIPTION_FILE = "mlc.json"
+EXPORT_INFO = ("contrast", "max_tokens", "special_ids", "vocab_size")
+DESCRIPTION_FILE = INFO
 COMPLETE_FILE = "complete.json"
 _STEP_FOLDER = re.compile(r"step-(\d+)")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -105,24 +106,12 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The folder's mlc.json.
+    """The mlc.json of a model folder or an export.
 
     Raises:
         CheckpointError: it is missing, damaged, or of a format or version this program does not read.
     """
-    file = folder / DESCRIPTION_FILE
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError("the model's description cannot be read", found=str(error), where=str(file)) from None
-    known = (MODEL_FORMAT, EXPORT_FORMAT)
-    if not isinstance(description, dict) or description.get("format") not in known:
-        raise CheckpointError("this is no description of a model", needed=f'"format" in {known}', where=str(file))
-    if description.get("version") != 1:
-        raise CheckpointError(
-            "the model was saved by another version", found=description.get("version"), needed="1", where=str(file)
-        )
-    return description
+    return read_info(folder, {FORMAT: REQUIRED_INFO, EXPORT_FORMAT: EXPORT_INFO})
 
 
 def _newest_checkpoint(run: Path) -> ModelSource:

@@ -6,6 +6,7 @@ Out: `ParallelTexts`, one for every pair of languages: line k of one side transl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,6 +20,7 @@ from mlc.tasks.text_files import plain_name, read_lines, read_records
 PIVOT = "en"
 _DOCUMENT_FIELDS = {"id", "lang", "text"}
 _SUFFIXES = (".jsonl", ".tsv")
+_CODES = re.compile("[a-z]{2,3}(-[a-z]{2,3})?")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def read_parallel_texts(
 
     Args:
         paths: files and folders; a folder stands for the .jsonl and .tsv files in it.
-        languages: keep only these (two- or three-letter codes); empty = all. English need not be listed to keep files
+        languages: keep only these (two- or three-letter codes); empty = all. A file whose name is that of other
+            languages is not read. English need not be listed to keep files
             of English-X pairs, but must be listed to keep English documents.
         limit: keep only the first so many of each pair.
 
@@ -66,6 +69,8 @@ def read_parallel_texts(
     found: list[ParallelTexts] = []
     documents: dict[Path, list[Path]] = {}
     for path in _files(paths):
+        if wanted and not _may_hold(path, wanted):
+            continue
         if plain_name(path).endswith(".tsv"):
             _append(found, _read_tsv(path, limit), wanted)
         elif _holds_documents(path):
@@ -109,13 +114,28 @@ def _files(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _append(found: list[ParallelTexts], texts: ParallelTexts, wanted: set[str]) -> None:
-    if wanted and not set(texts.languages) - {PIVOT} <= wanted:
+    if wanted and not _is_wanted(texts.languages, wanted):
         return
     if len(texts) < 2:  # a single candidate is always right
         raise DataError(
             "retrieval needs candidates", found=f"{len(texts)} pair", needed="2 or more", where=texts.origin
         )
     found.append(texts)
+
+
+def _is_wanted(languages: Iterable[str], wanted: set[str]) -> bool:
+    return set(languages) - {PIVOT} <= wanted
+
+
+def _may_hold(path: Path, wanted: set[str]) -> bool:
+    """False where the name alone tells that nothing in the file was asked for, so that it need not be read."""
+    name = plain_name(path).rsplit(".", 1)[0]
+    if not _CODES.fullmatch(name):
+        return True
+    codes = [short_code(code) for code in name.split("-")]
+    if not any(len(code) == 2 for code in codes):  # "dev", "all-set"
+        return True
+    return codes[0] in wanted if len(codes) == 1 else _is_wanted(codes, wanted)
 
 
 def _holds_documents(path: Path) -> bool:

@@ -1,46 +1,38 @@
-"""Lines and JSON records of text files, plain or compressed, each with its place for error messages.
+"""Lines and JSON records of evaluation data, each with its place for error messages.
 
-In:  *.jsonl, *.tsv or *.txt, as they are or with .gz or .zst behind the name.
+In:  *.jsonl, *.tsv or *.txt, as they are or with .gz or .zst behind the name (see mlc.data.text_lines).
 Out: (line number from 1, content) pairs; UTF-8 is required.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import zstandard
-
+from mlc.data import text_lines
 from mlc.errors import DataError
-
-COMPRESSIONS = (".zst", ".gz")
 
 
 def plain_name(path: Path) -> str:
     """The file's name without its compression: "de.jsonl.zst" -> "de.jsonl"."""
-    return path.stem if path.suffix in COMPRESSIONS else path.name
+    return path.stem if path.suffix in text_lines.COMPRESSED else path.name
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number, line without its end); blank lines are left out.
 
     Raises:
-        DataError: the file cannot be read, decompressed or decoded; it names the file, and the line where it has one.
+        DataError: the file cannot be read, decompressed or decoded; it names the file and the line.
     """
-    number = 0
-    try:
-        with _open(path) as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError("this is not UTF-8", found=str(error), where=f"{path}:{number + 1}") from None
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise DataError("the file cannot be read", found=str(error), where=str(path)) from None
+    for number, content in text_lines.read_lines(path):
+        try:
+            line = content.decode()
+        except UnicodeDecodeError as error:
+            raise DataError("this is not UTF-8", found=str(error), where=f"{path}:{number}") from None
+        if line.strip():
+            yield number, line.rstrip("\r")
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -48,23 +40,10 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in read_lines(path):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError("this line is not JSON", found=str(error), where=f"{path}:{number}") from None
         if not isinstance(record, dict):
             raise DataError(
                 "this line is not a JSON object", found=type(record).__name__, needed="{...}", where=f"{path}:{number}"
             )
         yield number, record
-
-
-def _open(path: Path) -> IO[str]:
-    # newline="\n": a lone carriage return or U+2028 inside a text must not shift the line numbers.
-    if path.suffix == ".zst":
-        return io.TextIOWrapper(
-            zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True),
-            encoding="utf-8",
-            newline="\n",
-        )
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="\n")
-    return path.open(encoding="utf-8", newline="\n")

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mlc.data.text import clean_text
 from mlc.errors import CheckpointError, MlcError
 from mlc.model.build import POSITIONS_BEFORE_FIRST
-from mlc.tasks.text import clean_text
 
 _NO_LIMIT = 10**6  # transformers writes 1e30 where a tokenizer states no limit
+_GUESSED_LIMIT = 512  # where nothing is stated; more may be asked for
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,9 @@ class HuggingFaceTokenizer:
             self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise MlcError("the model's tokenizer cannot be loaded", found=_first_line(error), where=name) from None
-        limits = [limit for limit in (_position_limit(config), self._tokenizer.model_max_length) if limit < _NO_LIMIT]
-        own = min(limits, default=512)
-        if max_tokens is not None and max_tokens > own:
-            raise MlcError("max_tokens is more than the model takes", found=max_tokens, needed=f"<= {own}", where=name)
-        self.max_tokens = max_tokens or own
+        stated = min(position_limit(config), self._tokenizer.model_max_length)
+        check_length(max_tokens, stated, name)
+        self.max_tokens = max_tokens or (stated if stated < _NO_LIMIT else _GUESSED_LIMIT)
         self.pad_id = self._tokenizer.pad_token_id or 0
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
@@ -110,7 +109,18 @@ class HuggingFaceTokenizer:
         return TokenizedTexts(ids, len(long))
 
 
-def _position_limit(config: Any) -> int:
+def check_length(max_tokens: int | None, stated: int, where: str) -> None:
+    """Refuse a longest input above what the model states that it takes.
+
+    Raises:
+        MlcError: it is.
+    """
+    if max_tokens is not None and max_tokens > stated:
+        raise MlcError("max_tokens is more than the model takes", found=max_tokens, needed=f"<= {stated}", where=where)
+
+
+def position_limit(config: Any) -> int:
+    """Tokens that the encoder's table of positions holds, by its configuration; a million where it states none."""
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return _NO_LIMIT

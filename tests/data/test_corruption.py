@@ -11,7 +11,7 @@ from mlc.config import BlankSection, MaskSection
 from mlc.data.corruption import CorruptedText, SpecialTokens, corrupt
 from mlc.data.randomness import generator
 
-SPECIAL = SpecialTokens(cls=2, sep=3, pad=0, blank=4, start=7, end=8, mlm=9, vocab_size=1000, first_ordinary=10)
+SPECIAL = SpecialTokens(cls=2, sep=3, pad=0, blank=4, start=7, end=8, mlm=9, vocab_size=1000, every=tuple(range(10)))
 BLANKS = BlankSection(weight=1.0)
 MASKS = MaskSection(weight=1.0)
 TEXTS = st.lists(st.integers(10, 999), min_size=1, max_size=120).map(np.array)
@@ -85,6 +85,22 @@ def test_shares_are_the_published_ones() -> None:
     assert kept / masked == pytest.approx(0.1, abs=0.012)
     # Poisson(3) without 0, its last span cut to the budget of 6 tokens: means around 2.6; 1 or 6 would be a fault.
     assert 2.0 < np.mean(lengths) < 3.2
+
+
+def test_random_replacements_are_ordinary_wherever_the_specials_are() -> None:
+    special = SpecialTokens(
+        cls=0, sep=2, pad=1, blank=17, start=18, end=19, mlm=16, vocab_size=20, every=(0, 1, 2, 16, 17, 18, 19)
+    )
+    drawn = special.ordinary(generator(1, "t", 0), 5000)
+    assert set(drawn.tolist()) == set(range(3, 16))
+
+
+def test_many_short_blanks_reach_the_whole_text() -> None:
+    """Half of the tokens can stand at least; blanks must not crowd at the front."""
+    blanks = BlankSection(weight=1.0, mask_fraction=0.8, mean_span_tokens=1.0)
+    texts = [corrupt(np.arange(10, 20), generator(1, "t", i), SPECIAL, blanks=blanks, masks=None) for i in range(300)]
+    last = [max(t for _, content in _spans(text) for t in content) for text in texts]
+    assert max(last) == 19
 
 
 def test_short_texts_are_corrupted_in_proportion() -> None:

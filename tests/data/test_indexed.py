@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import pickle
 import struct
 from itertools import chain
@@ -126,6 +128,32 @@ def test_tokens_that_would_be_changed_are_refused(tmp_path: Path, sequence: np.n
 def test_float_tokens_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="dtype"):
         ShardWriter(tmp_path / "x", "float32")
+
+
+class _FullDisk(io.RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, stopped: bool) -> None:
+    """What waits in the buffer cannot be written when the file is closed, neither at the end nor in giving up."""
+
+    def fill_the_disk() -> None:
+        with ShardWriter(tmp_path / "x", "uint16") as writer:
+            assert writer._bin is not None
+            writer._bin.close()
+            writer._bin = io.BufferedWriter(_FullDisk())
+            writer.add_document([np.array([1, 2, 3])])
+            if stopped:
+                raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError if stopped else OSError, match="stopped" if stopped else "No space"):
+        fill_the_disk()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_vocabulary_decides_the_dtype() -> None:

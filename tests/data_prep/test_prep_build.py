@@ -1,8 +1,7 @@
-"""Whole builds: the same bytes alone and under mpirun, bad records, restarts, verify and inspect."""
+"""Whole builds: the same bytes alone and under mpirun, restarts, verify and inspect."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zstandard
+from small_corpus import WORDS, build_in, text
 from typer.testing import CliRunner
 
 from data_prep.command import app, build, inspect, verify
@@ -22,57 +21,9 @@ from data_prep.recipe import PrepRecipe
 from data_prep.verify import find_faults
 from mlc.config import read_recipe
 from mlc.data.manifest import Manifest
-from mlc.errors import DataError, MlcError, RecipeError, ShardError
+from mlc.errors import MlcError, RecipeError, ShardError
 
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-WORDS = {
-    "en": ["the", "tree", "house", "river", "stands", "near", "old", "stone", "bridge", "and", "small", "garden"],
-    "de": ["der", "Baum", "Haus", "Fluss", "steht", "bei", "alter", "Brücke", "und", "kleinem", "Garten", "über"],
-    "zh": ["树", "房子", "河", "站", "在", "旧", "石", "桥", "和", "小", "花园", "旁边"],
-}
-
-
-def text(language: str, seed: int, words: int) -> str:
-    chosen = np.random.default_rng(seed).integers(0, len(WORDS[language]), words)
-    return ("" if language == "zh" else " ").join(WORDS[language][i] for i in chosen)
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Three languages of documents, plain, gzip and zstd, two of pairs; and a recipe."""
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    for language in WORDS:
-        rows = [
-            {"id": f"doc-{i}", "text": "\n".join(text(language, 10 * i + line, 12) for line in range(3))}
-            for i in range(0 if language == "en" else 5, 40)
-        ]
-        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-        (folder / f"{language}.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(content))
-    (folder / "more.txt.gz").write_bytes(gzip.compress(b"First one. Second one!\n\nAnother document.\n", mtime=0))
-    for language in ("de", "zh"):
-        rows = [{"source": "s", "id": i, "en": text("en", i, 8), language: text(language, i, 8)} for i in range(30)]
-        (folder / f"en-{language}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "prep.toml").write_text(
-        f"""
-[build]
-output = "{tmp_path}/out"
-[tokenizer]
-vocab_size = 360
-[[documents]]
-languages = ["en", "de", "zh"]
-paths = ["{folder}/{{language}}.jsonl.zst"]
-[[documents]]
-language = "en"
-paths = ["{folder}/more.txt.gz"]
-sequences = "sentence"
-[[pairs]]
-first = "en"
-seconds = ["de", "zh"]
-paths = ["{folder}/en-{{second}}.jsonl"]
-"""
-    )
-    return tmp_path
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -82,10 +33,6 @@ def hashes(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != "build.json"
     }
-
-
-def build_in(corpus: Path, output: str = "out", *overrides: str, overwrite: bool = False) -> Manifest:
-    return build(corpus / "prep.toml", [f"build.output={corpus / output}", *overrides], overwrite).manifest
 
 
 def test_what_a_build_holds(corpus: Path) -> None:
@@ -184,47 +131,6 @@ def test_a_rank_that_fails_ends_all_with_its_error(corpus: Path) -> None:
     assert not (corpus / "together/manifest.json").exists()
 
 
-BAD_LINES = [b"\xff\xfe", b"{broken", b'{"id": "x"}', b'{"id": "y", "text": " "}', b'{"text": "\\ud800"}']
-
-
-def spoil(corpus: Path, good: int) -> None:
-    rows = [json.dumps({"id": f"g{i}", "text": text("en", i, 12)}).encode() for i in range(good)]
-    content = b"\n".join([*rows[:7], *BAD_LINES, *rows[7:]])
-    (corpus / "corpus/en.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(content))
-
-
-def test_bad_records_are_set_aside_and_counted(corpus: Path) -> None:
-    spoil(corpus, 93)  # with the two documents of more.txt: 5 of 100
-    manifest = build_in(corpus, "out", "build.max_rejected_fraction=0.05")
-    entry = manifest.entry("documents/en")
-    reasons = {"broken_json": 1, "empty": 1, "missing_field": 1, "surrogate": 1, "undecodable": 1}
-    assert entry.dropped == reasons
-    assert entry.documents == 95
-    rows = [json.loads(line) for line in (corpus / "out/rejected/documents/en.jsonl").read_text().splitlines()]
-    assert [row["line"] for row in rows] == [8, 9, 10, 11, 12]
-    assert {row["reason"] for row in rows} == set(reasons)
-    assert {row["file"] for row in rows} == {str(corpus / "corpus/en.jsonl.zst")}
-    assert rows[1]["record"] == "{broken"
-
-
-def test_too_many_bad_records_stop_the_build(corpus: Path) -> None:
-    spoil(corpus, 93)
-    with pytest.raises(DataError, match=r"documents/en.*5 of 100 \(5\.00%\).*undecodable 1.*at most 4\.90%") as error:
-        build_in(corpus, "out", "build.max_rejected_fraction=0.049")
-    assert error.value.exit_code == 1
-    assert str(corpus / "out/rejected/documents/en.jsonl") in str(error.value)
-    assert len((corpus / "out/rejected/documents/en.jsonl").read_text().splitlines()) == 5
-    assert not (corpus / "out/manifest.json").exists()
-    with pytest.raises(ShardError, match="no finished shards"):
-        Manifest.read(corpus / "out")
-
-
-def test_a_shard_without_records_stops_the_build(corpus: Path) -> None:
-    (corpus / "corpus/en-de.jsonl").write_text("\n\n")
-    with pytest.raises(DataError, match="pairs/en-de has no usable record"):
-        build_in(corpus)
-
-
 def test_the_first_documents(corpus: Path) -> None:
     recipe = (corpus / "prep.toml").read_text()
     (corpus / "prep.toml").write_text(recipe.replace('language = "en"', 'language = "en"\nmax_documents = 1'))
@@ -253,10 +159,17 @@ def test_a_finished_build_is_left_alone_and_another_is_not_overwritten(corpus: P
 def test_what_a_killed_build_left_does_no_harm(corpus: Path) -> None:
     build_in(corpus, "clean")
     left = corpus / "out/documents"
+    (corpus / "out").mkdir()
+    (corpus / "out/.mlc-build").touch()
     (corpus / "out/.work").mkdir(parents=True)
     (corpus / "out/rejected/documents").mkdir(parents=True)
     left.mkdir()
-    for path in (left / "en.bin.0123.tmp", left / "en.idx", corpus / "out/rejected/documents/en.jsonl"):
+    for path in (
+        left / "en.bin.0123.tmp",
+        left / "en.idx",
+        left / "fr.idx",
+        corpus / "out/rejected/documents/en.jsonl",
+    ):
         path.write_text("half a file")
     build_in(corpus, "out")
     assert hashes(corpus / "out") == hashes(corpus / "clean")

@@ -11,10 +11,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.files import read_lines
 from data_prep.plan import Source
 from data_prep.records import Record, Rejected, read_records
 from mlc.data.manifest import group_number
+from mlc.data.text_lines import read_lines
 from mlc.errors import DataError
 
 

@@ -149,6 +149,16 @@ def test_a_launcher_that_mpi_does_not_see_is_an_error(environ: dict[str, str], c
         find_ranks(environ)
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [{"SLURM_ARRAY_TASK_COUNT": "4"}, {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_STEP_ID": "0"}, {"WORLD_SIZE": "2"}],
+)
+def test_processes_that_would_each_do_the_whole_build_are_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="cannot share a build"):
+        find_ranks(environ)
+    assert find_ranks({name: "1" for name in environ if name != "SLURM_STEP_ID"}) == Ranks()
+
+
 class TwoRanks:
     """A communicator of two ranks in which the other one's outcome is given."""
 

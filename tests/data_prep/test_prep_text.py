@@ -11,13 +11,13 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.normalise import Unusable, normalise
 from data_prep.prepare import Prepared
 from data_prep.recipe import NormaliseSection, TokenizerSection
 from data_prep.sample import balanced_sample, choose_candidates, share_bytes
 from data_prep.segment import split_sequences
 from data_prep.tokenizer import Tokenizer, train_tokenizer
 from mlc.data.manifest import SPECIAL_TOKENS
+from mlc.data.text import Unusable, normalise
 from mlc.errors import DataError, RecipeError
 
 # Letters of several scripts, accents, spaces and controls of every kind, and SentencePiece's own reserved characters.
@@ -36,10 +36,10 @@ TEXT = st.text(
 @given(text=TEXT, section=st.builds(NormaliseSection))
 def test_normalising_twice_changes_nothing(text: str, section: NormaliseSection) -> None:
     try:
-        once = normalise(text, section)
+        once = normalise(text, **section.model_dump())
     except Unusable:
         return
-    assert normalise(once, section) == once
+    assert normalise(once, **section.model_dump()) == once
     if section.nfc:
         assert unicodedata.is_normalized("NFC", once)
     if section.whitespace:
@@ -60,7 +60,7 @@ def test_normalising_twice_changes_nothing(text: str, section: NormaliseSection)
     ],
 )
 def test_normalised_text(text: str, changes: dict[str, object], expected: str) -> None:
-    assert normalise(text, NormaliseSection(**changes)) == expected  # type: ignore[arg-type]
+    assert normalise(text, **changes) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_normalised_text(text: str, changes: dict[str, object], expected: str) -
 )
 def test_unusable_text(text: str, changes: dict[str, object], reason: str) -> None:
     with pytest.raises(Unusable) as unusable:
-        normalise(text, NormaliseSection(**changes))  # type: ignore[arg-type]
+        normalise(text, **changes)  # type: ignore[arg-type]
     assert unusable.value.reason == reason
 
 
@@ -221,22 +221,41 @@ def test_the_exponent_balances_languages() -> None:
     assert share_bytes(totals, 100_000, 0.0) == {"big": 90_000, "small": 10_000}
 
 
+def prepared(sequences: list[str]) -> Prepared:
+    return Prepared((sequences,), -1, Path("x.jsonl"), 1)
+
+
+def sample(folder: Path, parts: list[list[Prepared]], seed: int = 1) -> list[str]:
+    found = [
+        candidates
+        for i, part in enumerate(parts)
+        for candidates in choose_candidates(part, ["en"], 2000, seed, folder, str(i))
+    ]
+    return list(balanced_sample(found, 2000, 0.5))
+
+
 def test_the_sample_is_bounded_spread_and_independent_of_the_split(tmp_path: Path) -> None:
     texts = [f"sentence number {i:04d}" for i in range(1000)]
-    documents = [Prepared((texts[i : i + 5] * 2,), -1) for i in range(0, 1000, 5)]
-
-    def sample(name: str, parts: list[list[Prepared]]) -> list[str]:
-        found = [
-            candidates
-            for i, part in enumerate(parts)
-            for candidates in choose_candidates(part, ["en"], 2000, 1, tmp_path / name, str(i))
-        ]
-        return list(balanced_sample(found, 2000, 0.5))
-
-    chosen = sample("one", [documents])
-    assert 1900 < sum(map(len, chosen)) <= 2000
+    documents = [prepared(texts[i : i + 5] * 2) for i in range(0, 1000, 5)]
+    *chosen, cut = sample(tmp_path / "one", [documents])
+    assert sum(map(len, [*chosen, cut])) == 2000
+    assert any(text.startswith(cut) for text in texts)
     assert len(set(chosen)) == len(chosen)  # each text once, though it occurs twice
     places = sorted(texts.index(text) for text in chosen)
     assert places[0] < 100
     assert places[-1] > 900
-    assert sample("two", [documents[100:], documents[:30], documents[30:100]]) == chosen
+    assert sample(tmp_path / "two", [documents[100:], documents[:30], documents[30:100]]) == [*chosen, cut]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_one_huge_text_leaves_room_for_others_and_is_cut_to_fit(tmp_path: Path, place: int) -> None:
+    """The seed decides where among the hashes the huge text comes; wherever it is, the sample is full."""
+    huge = "\u4e2d" * 50_000
+    documents = [prepared([f"sentence number {i:04d}"]) for i in range(300)]
+    documents.insert(100, prepared([huge]))
+    chosen = sample(tmp_path / "one", [documents], seed=place)
+    assert 1997 < sum(len(text.encode()) for text in chosen) <= 2000  # less than a character short
+    assert sample(tmp_path / "two", [documents[200:], documents[:200]], seed=place) == chosen
+    few = [prepared(["one"]), prepared([huge]), prepared(["two"])]
+    chosen = sample(tmp_path / "few", [few], seed=place)
+    assert 1997 < sum(len(text.encode()) for text in chosen) <= 2000

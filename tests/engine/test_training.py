@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import tomli_w
 from ranks import free_port
-from recipes_for_tests import recipe_table
+from recipes_for_tests import ROOT, recipe_table
 from small_shards import write_small_shards
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mlc.engine.metrics import is_clock, read_metrics
 from mlc.errors import EXIT_SAVED, EXIT_USAGE
@@ -37,6 +38,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model={"dropout": 0.1},
         schedule={"total_steps": TOTAL_STEPS, "warmup_steps": 5},
         checkpoint={"every_steps": 1000},
+        log={"tensorboard": True},
     )
     (folder / "recipe.toml").write_text(tomli_w.dumps(table))
     return folder
@@ -93,6 +95,10 @@ def test_the_run_folder_holds_what_the_design_promises(unbroken: Path) -> None:
     assert (checkpoint / "model" / "tokenizer.model").read_bytes() == b"a tokenizer"
     assert json.loads((unbroken / "exit.json").read_text()) == {"code": 0, "reason": "finished", "step": TOTAL_STEPS}
     assert (unbroken / "recipe.toml").exists()
+    board = EventAccumulator(str(unbroken / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == list(range(1, TOTAL_STEPS + 1))
+    # event files keep 32 bits
+    assert board.Scalars("loss")[-1].value == pytest.approx(last["loss"], rel=1e-6)
 
 
 def test_training_lowers_the_loss(unbroken: Path) -> None:
@@ -104,15 +110,15 @@ def test_training_lowers_the_loss(unbroken: Path) -> None:
 def test_stopped_and_resumed_is_bit_identical(workspace: Path, unbroken: Path) -> None:
     """One rank gets the signal; both save at the same step and leave with 75; the rest equals the unbroken run."""
     run_folder = workspace / "stopped"
-    processes = _start_plain(workspace, run_folder)
+    processes = _start_plain(workspace, run_folder, "checkpoint.at_start=true")
     _wait_for_lines(run_folder, 5, processes)
     processes[1].send_signal(signal.SIGTERM)
     outputs = _finish(processes)
     assert [code for code, _ in outputs] == [EXIT_SAVED, EXIT_SAVED], outputs
     stopped_at = json.loads((run_folder / "exit.json").read_text())["step"]
     assert 5 <= stopped_at < TOTAL_STEPS
-    (checkpoint,) = (run_folder / "checkpoints").iterdir()
-    assert checkpoint.name == f"step-{stopped_at:08d}"
+    names = sorted(path.name for path in (run_folder / "checkpoints").iterdir())
+    assert names == ["step-00000000", f"step-{stopped_at:08d}"]
 
     outputs = _finish(_start_plain(workspace, run_folder))
     assert [code for code, _ in outputs] == [0, 0], outputs
@@ -147,11 +153,16 @@ def test_a_changed_run_is_refused(workspace: Path, unbroken: Path) -> None:
         "optimizer.learning_rate=1.0": "optimizer.learning_rate = 1.0, was 0.001",
         "run.resume=never": "the run folder already holds a checkpoint",
         f"data.shards={_other_tokenizer(workspace)}": "this run was trained on another tokenizer",
+        f"deepspeed.config={ROOT / 'ds_configs' / 'zero2.json'}": "the checkpoint was written under another ZeRO stage",
     }
     for change, message in cases.items():
         outputs = _finish(_start_plain(workspace, unbroken, change))
         assert [code for code, _ in outputs] == [EXIT_USAGE, EXIT_USAGE], outputs
         assert message in outputs[0][1]
+        assert json.loads((unbroken / "exit.json").read_text())["code"] == EXIT_USAGE
+    ((code, output),) = _finish(_start_plain(workspace, unbroken, world_size=1))
+    assert code == EXIT_USAGE
+    assert "the checkpoint was written by another number of ranks" in output
 
 
 def _other_tokenizer(workspace: Path) -> Path:
@@ -168,7 +179,9 @@ def _environment(**changes: str) -> dict[str, str]:
     return {**keep, "OMP_NUM_THREADS": "4", "DS_ACCELERATOR": "cpu", "COLUMNS": "200", **changes}
 
 
-def _start_plain(workspace: Path, run_folder: Path, *overrides: str) -> list[subprocess.Popen[str]]:
+def _start_plain(
+    workspace: Path, run_folder: Path, *overrides: str, world_size: int = 2
+) -> list[subprocess.Popen[str]]:
     port = str(free_port())
     settings = [f"run.folder={run_folder}", *overrides]
     command = [sys.executable, "-m", "mlc", "train", str(workspace / "recipe.toml")]
@@ -178,13 +191,17 @@ def _start_plain(workspace: Path, run_folder: Path, *overrides: str) -> list[sub
         subprocess.Popen(
             command,
             env=_environment(
-                RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+                RANK=str(rank),
+                WORLD_SIZE=str(world_size),
+                LOCAL_RANK=str(rank),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
             ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(world_size)
     ]
 
 

@@ -12,10 +12,10 @@ from sentencepiece import SentencePieceProcessor
 from small_models import SPECIAL_IDS, SPECIAL_TOKENS, TRAINING_TEXTS, train_tokenizer
 from transformers import AutoTokenizer
 
+from mlc.data.text import clean_text
 from mlc.errors import MlcError
 from mlc.export import tokenizer as export_tokenizer
 from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
-from mlc.tasks.text import clean_text
 
 VARIANTS = {
     "prefix": {},

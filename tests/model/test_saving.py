@@ -32,6 +32,7 @@ def info_of(section: ModelSection) -> dict[str, Any]:
         "max_tokens": 32,
         "tokenizer_sha256": "0" * 64,
         "languages": ["de", "en"],
+        "contrastive": True,
     }
 
 
@@ -138,6 +139,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, change: str) -> No
         ("version", 2, "another version"),
         ("format", "other", "mlc-model"),
         ("max_tokens", None, "keys are missing"),
+        ("contrastive", None, "keys are missing"),  # the default representation depends on it
         ("model", {"layers": -1}, "refused"),
     ],
 )

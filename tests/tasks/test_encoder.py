@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import GLM, SPECIAL_IDS, TRAINING_TEXTS, make_checkpoint, train_tokenizer
-from transformers import BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 
+from mlc.config import ModelSection
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.export.tokenizer import convert_tokenizer
 from mlc.tasks.encoder import Representation, TextEncoder, batches_by_length
@@ -130,6 +131,13 @@ def test_default_representation_is_the_trained_one(run: Path, tmp_path: Path) ->
         TextEncoder.load(tmp_path / "plain", device="cpu", projection=True)
 
 
+def test_the_trained_layer_keeps_the_projection_under_either_name(run: Path, tmp_path: Path) -> None:
+    assert TextEncoder.load(run, device="cpu", layer=2).representation == Representation(2, "mean", True)
+    section = PROJECTED.model_copy(update={"layer": 2})
+    make_checkpoint(tmp_path, 1, section=section)
+    assert TextEncoder.load(tmp_path, device="cpu", layer=-1).representation == Representation(-1, "mean", True)
+
+
 def test_another_layer_goes_without_the_projection(run: Path) -> None:
     assert TextEncoder.load(run, device="cpu", layer=1).representation == Representation(1, "mean", False)
     assert TextEncoder.load(run, device="cpu", projection=False).representation == Representation(-1, "mean", False)
@@ -218,6 +226,31 @@ def test_hugging_face_folder(bert: Path, texts: list[str]) -> None:
     with torch.inference_mode():
         states = model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(0)
     np.testing.assert_allclose(vectors[0], torch.nn.functional.normalize(states, dim=0).numpy(), atol=1e-6)
+
+
+def test_more_tokens_than_the_encoder_states_are_refused(bert: Path, run: Path, tmp_path: Path) -> None:
+    """A table of positions has an end; rotary positions have none, and a default that nobody stated is no limit."""
+    config = BertConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=26,
+        pad_token_id=0,
+    )
+    config.save_pretrained(tmp_path / "config")
+    section = ModelSection(architecture="huggingface", config=str(tmp_path / "config"))
+    make_checkpoint(tmp_path / "run", 1, section=section)
+    for model, limit in ((tmp_path / "run", 26), (bert, 20)):
+        assert TextEncoder.load(model, device="cpu", max_tokens=limit).encode(TRAINING_TEXTS).shape[1] == 16
+        with pytest.raises(MlcError, match=f"more than the model takes; found {limit + 1}"):
+            TextEncoder.load(model, device="cpu", max_tokens=limit + 1)
+    assert TextEncoder.load(run, device="cpu", max_tokens=2000).max_tokens == 2000
+    t5 = T5Config(vocab_size=520, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2)
+    T5Model(t5).save_pretrained(tmp_path / "t5")
+    AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path / "t5")
+    assert TextEncoder.load(tmp_path / "t5", device="cpu").max_tokens == 512
+    assert TextEncoder.load(tmp_path / "t5", device="cpu", max_tokens=600).max_tokens == 600
 
 
 def test_pickles_are_refused(bert: Path, tmp_path: Path) -> None:

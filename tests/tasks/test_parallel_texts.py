@@ -80,6 +80,18 @@ def test_languages_need_not_list_english_for_pair_files(tmp_path: Path) -> None:
     assert [texts.languages for texts in read_parallel_texts([tmp_path], languages=["fr"])] == [("fr", "en")]
 
 
+def test_files_named_for_other_languages_are_not_read(tmp_path: Path) -> None:
+    documents(tmp_path)
+    write(tmp_path / "deu-eng.jsonl", PAIRS)
+    write(tmp_path / "all.jsonl", [{"id": "a", "lang": "fr", "text": "fr a"}, {"id": "c", "lang": "fr", "text": "c"}])
+    for name in ("swh-eng.jsonl", "ckb-eng.tsv", "sw.jsonl.zst", "en-sw.tsv.gz"):
+        (tmp_path / name).write_bytes(b"\xff no text")
+    found = [texts.languages for texts in read_parallel_texts([tmp_path], languages=["de", "fr"])]
+    assert found == [("de", "en"), ("de", "fr")]
+    with pytest.raises(DataError):
+        read_parallel_texts([tmp_path], languages=["de", "fr", "sw"])
+
+
 def test_a_repeated_id_is_set_aside_and_counted(tmp_path: Path) -> None:
     documents(tmp_path)
     rows = [{"id": i, "lang": "de", "text": f"{i}{k}"} for k, i in enumerate("aab")]
@@ -116,8 +128,33 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
     latin = tmp_path / "fr-en.jsonl"
     latin.write_bytes(b'{"fr": "oui", "en": "yes"}\n{"fr": "\xe9t\xe9", "en": "summer"}\n')
-    with pytest.raises(DataError, match="UTF-8"):
+    with pytest.raises(DataError, match="UTF-8") as caught:
         read_parallel_texts([latin])
+    assert f"{latin}:2:" in str(caught.value)
+
+
+@pytest.mark.parametrize(("suffix", "cut"), [(".zst", 1), (".zst", 9), (".gz", 1), (".gz", 9)])
+def test_a_file_cut_short_is_not_scored(tmp_path: Path, suffix: str, cut: int) -> None:
+    path = write(tmp_path / f"deu-eng.jsonl{suffix}", PAIRS * 20)
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(DataError, match="cannot be read to its end"):
+        read_parallel_texts([path])
+
+
+def test_damage_inside_a_gzip_file_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "deu-eng.jsonl.gz", PAIRS)
+    content = path.read_bytes()
+    path.write_bytes(content[:10] + b"\xff" * 20 + content[30:])  # no deflate block begins so: zlib.error
+    with pytest.raises(DataError, match="cannot be read to its end"):
+        read_parallel_texts([path])
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "deu-eng.jsonl").write_bytes(b"\xef\xbb\xbf" + b'{"deu": "Ja", "eng": "Yes"}\r\n' * 2)
+    (tmp_path / "fra-eng.tsv").write_bytes(b"\xef\xbb\xbf" + b"Oui\tYes\r\n" * 2)
+    first, second = read_parallel_texts([tmp_path])
+    assert first.first == ("Ja", "Ja")
+    assert (second.first, second.second) == (("Oui", "Oui"), ("Yes", "Yes"))
 
 
 def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:

@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from small_models import TRAINING_TEXTS, train_tokenizer
 
-from data_prep.normalise import Unusable, normalise
 from data_prep.recipe import NormaliseSection
 from data_prep.segment import split_sequences
-from mlc.tasks.text import clean_text
+from mlc.data.text import REMOVED_RANGES, SPACE_RANGES, Unusable, clean_text, normalise
 
-SECTION = NormaliseSection(control_characters="remove")
 TEXTS = st.text(
     alphabet=st.one_of(
         st.characters(),
@@ -30,11 +28,22 @@ TEXTS = st.text(
 def test_it_is_the_normalisation_of_the_shards_on_one_line(text: str) -> None:
     without_halves = "".join(character for character in text if not 0xD800 <= ord(character) <= 0xDFFF)
     try:
-        needed = " ".join(split_sequences(normalise(without_halves, SECTION), "line"))
+        needed = " ".join(split_sequences(normalise(without_halves, **NormaliseSection().model_dump()), "line"))
     except Unusable:
         needed = ""
     assert clean_text(text) == needed
     assert clean_text(needed) == needed
+
+
+def test_the_ranges_say_what_is_done() -> None:
+    """The export builds its own cleaning from the ranges."""
+    spaces, removed = (
+        {code for first, last in ranges for code in range(first, last + 1)} for ranges in (SPACE_RANGES, REMOVED_RANGES)
+    )
+    for code in set(range(0xD800)) | set(range(0xE000, 0x10000)):
+        with_it = clean_text(f"\u4e2d{chr(code)}\u4e2d")
+        assert (with_it == "\u4e2d \u4e2d") == (code in spaces), hex(code)
+        assert (with_it == "\u4e2d\u4e2d") == (code in removed), hex(code)
 
 
 @pytest.fixture(scope="module")

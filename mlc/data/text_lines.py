@@ -1,7 +1,7 @@
-"""Source files as numbered lines of bytes: plain, .gz or .zst.
+"""Text files as numbered lines of bytes: plain, .gz or .zst. Preparing data and evaluating both read through here.
 
 In:  a path.
-Out: (line number from 1, the line without its line feed), streamed.
+Out: (line number from 1, the line without its line feed), streamed; a byte-order mark is no part of the first line.
 
 A compressed file that ends early is an error, not an end: the records behind the damage would be lost in silence.
 """
