@@ -64,8 +64,12 @@ class TokenBias(nn.Module):
         return logits_NV + self.bias
 
 
-class MaskedHeadTransform(nn.Module):
-    """What the states of masked tokens pass before the tied head (Devlin et al. 2019): dense, GELU, norm."""
+class HeadTransform(nn.Module):
+    """What states pass before the tied head (Devlin et al. 2019): dense, GELU, norm.
+
+    Each token objective has its own. It sets the size of the logits, so that embeddings which grow under the contrast
+    do not blow them up.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -105,7 +109,7 @@ class TrainingModel(nn.Module):
         self.pooling: Pooling = pooling
         self.layer = layer
         self.projection = nn.Linear(width, projection_size, bias=False) if projection_size else None
-        self.mlm_transform = MaskedHeadTransform(width)
+        self.glm_transform, self.mlm_transform = HeadTransform(width), HeadTransform(width)
         embeddings = backbone.get_input_embeddings()  # type: ignore[operator]
         self.lm_head = TiedHead(embeddings.weight)
         self.glm_bias, self.mlm_bias = TokenBias(embeddings.num_embeddings), TokenBias(embeddings.num_embeddings)
@@ -154,7 +158,8 @@ class TrainingModel(nn.Module):
 
         outputs = {"embeddings": self._embed(layer_TD, start_R, row_T, pooled_T, part_a_lengths)}
         if glm_index is not None:
-            outputs["glm_logits"] = self.glm_bias(self.lm_head(states_TD.index_select(0, tokens_at(glm_index))))
+            blanked_ND = states_TD.index_select(0, tokens_at(glm_index))
+            outputs["glm_logits"] = self.glm_bias(self.lm_head(self.glm_transform(blanked_ND)))
         if mlm_index is not None:
             masked_ND = states_TD.index_select(0, tokens_at(mlm_index))
             outputs["mlm_logits"] = self.mlm_bias(self.lm_head(self.mlm_transform(masked_ND)))

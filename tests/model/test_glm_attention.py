@@ -26,9 +26,10 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.float64, layers: int =
     )
     model = MlcGlmModel(config)
     initialise(model, seed)
-    with torch.no_grad():  # large weights, so that every path matters and attention is not uniform
+    with torch.no_grad():  # branches as large as the stream they write to, so that every path matters
         for name, parameter in model.named_parameters():
-            parameter.mul_(1.3 if "norm" in name else 10)
+            writes = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+            parameter.mul_(1.3 if "norm" in name else 2 * layers if writes else 1)
             if "norm" in name:
                 parameter.add_(torch.linspace(-0.3, 0.3, parameter.numel()))
     return model.to(dtype).eval()
@@ -70,7 +71,7 @@ def naive_states(model: MlcGlmModel, batch: dict[str, Tensor], row: int) -> list
             numbers.append(torch.complex(pairs[0][k], pairs[1][k]) * turn)
         return torch.stack(numbers)
 
-    x = weight["embeddings.weight"][batch["input_ids"][row, :length]]
+    x = weight["embeddings.weight"][batch["input_ids"][row, :length]] * math.sqrt(config.hidden_size)
     layers = [x]
     for block in range(config.num_hidden_layers):
         prefix = f"blocks.{block}."

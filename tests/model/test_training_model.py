@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mlc.config import ModelSection
 from mlc.errors import RecipeError
 from mlc.model import MlcGlmConfig, MlcGlmModel, TrainingModel, build_training_model, initialise
+from mlc.model.initialise import start_from_frequencies
 
 SPECIAL_IDS = {"[PAD]": 0}
 SECTION = ModelSection(layers=3, hidden_size=32, heads=2, feed_forward_size=48, projection_size=12)
@@ -82,12 +83,31 @@ def test_logits_belong_to_the_indexed_places() -> None:
     model, inputs = build().double(), batch()
     states = padded_layers(model, inputs)[-1].flatten(0, 1)
     table = model.backbone.embeddings.weight  # type: ignore[union-attr]
+    with torch.no_grad():
+        model.glm_bias.bias.normal_()
+        model.mlm_bias.bias.normal_()
     outputs = model(**inputs)
-    torch.testing.assert_close(outputs["glm_logits"], states[inputs["glm_index"]] @ table.T, rtol=1e-10, atol=1e-12)
-    transform = model.mlm_transform
-    hidden = F.gelu(transform.dense(states[inputs["mlm_index"]]))
-    hidden = F.rms_norm(hidden, (32,), transform.norm.weight, 1e-6)
-    torch.testing.assert_close(outputs["mlm_logits"], hidden @ table.T, rtol=1e-10, atol=1e-12)
+    for name, transform, bias in (
+        ("glm", model.glm_transform, model.glm_bias.bias),
+        ("mlm", model.mlm_transform, model.mlm_bias.bias),
+    ):
+        hidden = F.gelu(transform.dense(states[inputs[f"{name}_index"]]))
+        hidden = F.rms_norm(hidden, (32,), transform.norm.weight, 1e-6)
+        torch.testing.assert_close(outputs[f"{name}_logits"], hidden @ table.T + bias, rtol=1e-10, atol=1e-12)
+
+
+def test_heads_start_at_the_frequencies_of_tokens() -> None:
+    """Padded rows count nothing; every blank of mean length 3 ends once, so a quarter of GLM's targets are [eop]."""
+    model = build()
+    rows = model.backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    counts = torch.zeros(rows - 5, dtype=torch.int64)
+    counts[11], counts[12] = 3_000_000, 1_000_000
+    start_from_frequencies(model, counts, blank_end=8, mean_blank_tokens=3.0)
+    for bias, expected in ((model.mlm_bias.bias, (0.75, 0.25, 0.0)), (model.glm_bias.bias, (0.5625, 0.1875, 0.25))):
+        probability = bias.detach().softmax(0)
+        for token, share in zip((11, 12, 8), expected, strict=True):
+            assert float(probability[token]) == pytest.approx(share, abs=1e-3)
+        assert torch.isfinite(bias).all()
 
 
 def test_a_head_runs_only_where_its_index_is_given() -> None:
