@@ -6,7 +6,6 @@ Packages are imported when their command runs, so `mlc --help` is immediate.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -104,11 +103,12 @@ def _check_identical(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
 ) -> None:
     """Compare two runs bit by bit: every metric but clocks, and the final weights. Exit code 1 if they differ."""
+    from mlc.data.manifest import write_json
     from mlc.engine.compare import compare_runs
 
     result = compare_runs(first, second)
     if json_file is not None:
-        json_file.write_text(json.dumps({"identical": result.difference is None, **asdict(result)}) + "\n")
+        write_json(json_file, {"identical": result.difference is None, **asdict(result)})
     print(result.difference or f"identical: {result.steps} logged steps and the final weights")
     sys.exit(EXIT_FAILED if result.difference else 0)
 

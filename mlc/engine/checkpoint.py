@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 import xxhash
 
+from mlc.data.indexed import sync_folder
+from mlc.data.manifest import write_json
 from mlc.errors import CheckpointError, RecipeError
 from mlc.model.saving import save_model_folder
 
@@ -111,7 +113,7 @@ def save_checkpoint(
         if final.exists():
             _remove(final)
         os.replace(partial, final)
-        _sync(root)
+        sync_folder(root)
         for old in set(root.glob("step-*")) - set(complete_checkpoints(run_folder)[-keep_last:]):
             _remove(old)
     dist.barrier()
@@ -236,12 +238,7 @@ def _complete(folder: Path, position: Position, identity: Mapping[str, str]) -> 
         "identity": dict(identity),
         "files": files,
     }
-    text = json.dumps({**content, "xxh3": _digest(content)}, indent=1)
-    with (folder / COMPLETE_NAME).open("x") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(folder)
+    write_json(folder / COMPLETE_NAME, {**content, "xxh3": _digest(content)})
 
 
 def _remove(checkpoint: Path) -> None:

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mlc.data.manifest import write_atomically
+
 METRICS_NAME = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 5.0
 """A log file gets a line at most this often; metrics.jsonl has every logged step."""
@@ -147,9 +149,4 @@ def _line(metrics: Mapping[str, Any]) -> str:
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlc.config import TrainRecipe, digest
 from mlc.data.batches import check_batch_size
-from mlc.data.manifest import SPECIAL_TOKENS, Manifest
+from mlc.data.manifest import SPECIAL_TOKENS, Manifest, write_atomically, write_json
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.errors import RecipeError
@@ -102,7 +102,7 @@ def check_identity(found: dict[str, str], needed: dict[str, str], run_folder: Pa
 def write_run_files(recipe: TrainRecipe, run_folder: Path, ranks: RankInfo) -> None:
     """Write the resolved recipe and the environment."""
     run_folder.mkdir(parents=True, exist_ok=True)
-    _replace(run_folder / "recipe.toml", recipe.to_toml())
+    write_atomically(run_folder / "recipe.toml", recipe.to_toml().encode())
     versions = {
         name: metadata.version(name) for name in ("mlc", "torch", "deepspeed", "transformers", "numpy", "sentencepiece")
     }
@@ -116,12 +116,12 @@ def write_run_files(recipe: TrainRecipe, run_folder: Path, ranks: RankInfo) -> N
         "python": platform.python_version(),
         "versions": versions,
     }
-    _replace(run_folder / "environment.json", json.dumps(environment, indent=1) + "\n")
+    write_json(run_folder / "environment.json", environment)
 
 
 def write_exit(run_folder: Path, code: int, reason: str, step: int | None) -> None:
     """Write exit.json, since launchers such as torchrun hide the exit code of their workers; no step: it failed."""
-    _replace(run_folder / "exit.json", json.dumps({"code": code, "reason": reason, "step": step}) + "\n")
+    write_json(run_folder / "exit.json", {"code": code, "reason": reason, "step": step})
 
 
 def _check_tokenizer(recipe: TrainRecipe, manifest: Manifest) -> None:
@@ -189,9 +189,3 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
