@@ -28,9 +28,9 @@ from typing import Any
 import tomli_w
 import torch
 
-from mlc.config import ModelSection
 from mlc.engine.metrics import read_metrics
 from mlc.model.build import build_training_model
+from mlc.recipe import ModelSection
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

@@ -23,8 +23,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mlc.config import TrainRecipe, read_recipe
+from mlc.config import read_recipe
 from mlc.errors import EXIT_SAVED, MlcError
+from mlc.recipe import TrainRecipe
 
 ROOT = Path("runs/demo")
 JOINT_RECIPE, MLM_RECIPE, PREP_RECIPE = "recipes/demo_joint.toml", "recipes/demo_mlm.toml", "recipes/demo_prep.toml"

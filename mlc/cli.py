@@ -80,8 +80,9 @@ def _train(recipe: Recipe, overrides: Overrides = None) -> None:
     Started alone it is one rank; torchrun, deepspeed, mpirun and srun start more. SIGTERM, SIGINT or SIGUSR2 to a rank
     saves and ends with exit code 75; which signals each launcher passes on to its ranks: docs/checkpoints.md.
     """
-    from mlc.config import TrainRecipe, read_recipe
+    from mlc.config import read_recipe
     from mlc.distributed.ranks import find_ranks
+    from mlc.recipe import TrainRecipe
 
     resolved = read_recipe(recipe, TrainRecipe, overrides or ())
     ranks = find_ranks(os.environ)
@@ -92,7 +93,8 @@ def _train(recipe: Recipe, overrides: Overrides = None) -> None:
 
 def _check_recipe(recipe: Recipe, overrides: Overrides = None) -> None:
     """Validate a recipe and print it with every default written out."""
-    from mlc.config import TrainRecipe, read_recipe
+    from mlc.config import read_recipe
+    from mlc.recipe import TrainRecipe
 
     print(read_recipe(recipe, TrainRecipe, overrides or ()).to_toml(), end="")
 

@@ -22,6 +22,31 @@ class Pair:
     group: int
     first_text: int
     second_text: int
+    first_language: int = 0
+    second_language: int = 0
+
+    def turned(self) -> Pair:
+        return Pair(
+            self.second,
+            self.first,
+            self.group,
+            self.second_text,
+            self.first_text,
+            self.second_language,
+            self.first_language,
+        )
+
+
+@dataclass(frozen=True)
+class Further:
+    """A candidate that is no pair of the batch: a hard negative, or one side of a queued pair."""
+
+    embedding: Tensor
+    group: int
+    text: int
+    partner: int
+    """Text it belongs with; -1 = none."""
+    language: int
 
 
 @dataclass(frozen=True)
@@ -31,44 +56,66 @@ class NaiveSums:
     masked: float
 
 
-def naive_info_nce(pairs: Sequence[Pair], temperature: Tensor | float, symmetric: bool) -> NaiveSums:
+def naive_info_nce(
+    pairs: Sequence[Pair],
+    temperature: Tensor | float,
+    symmetric: bool,
+    *,
+    decoupled: bool = False,
+    margin: float = 0.0,
+    negatives: str = "all",
+    more_second: Sequence[Further] = (),
+    more_first: Sequence[Further] = (),
+) -> NaiveSums:
     """Sum over pairs of -log(exp(own/t) / sum of exp(kept/t)), averaged over the directions asked for."""
-    one_way = _one_direction(pairs, temperature)
+    found = []
+    for members, further in ((pairs, more_second), ([pair.turned() for pair in pairs], more_first)):
+        candidates = [Further(p.second, p.group, p.second_text, p.first_text, p.second_language) for p in members]
+        sums = [
+            _of_pair(pair, [*candidates[:i], *candidates[i + 1 :], *further], temperature, decoupled, margin, negatives)
+            for i, pair in enumerate(members)
+        ]
+        nothing = torch.zeros((), dtype=torch.float64)
+        found.append([sum((s[k] for s in sums), nothing) for k in range(3)])
     if not symmetric:
-        return one_way
-    turned = [Pair(p.second, p.first, p.group, p.second_text, p.first_text) for p in pairs]
-    other_way = _one_direction(turned, temperature)
-    return NaiveSums(
-        loss=0.5 * one_way.loss + 0.5 * other_way.loss,
-        correct=0.5 * one_way.correct + 0.5 * other_way.correct,
-        masked=0.5 * one_way.masked + 0.5 * other_way.masked,
-    )
+        found = found[:1]
+    loss, correct, masked = (sum(direction[k] for direction in found) / len(found) for k in range(3))
+    return NaiveSums(loss, float(correct), float(masked))
 
 
-def is_copy(anchor: Pair, candidate: Pair) -> bool:
-    """Whether the candidate's second view is no negative for the anchor's first view."""
+def is_copy(anchor: Pair, candidate: Further) -> bool:
+    """Whether the candidate is no negative for the anchor's first view."""
     if anchor.group >= 0 and anchor.group == candidate.group:
         return True
-    return candidate.first_text == anchor.first_text or candidate.second_text in {anchor.first_text, anchor.second_text}
+    return candidate.partner == anchor.first_text or candidate.text in {anchor.first_text, anchor.second_text}
 
 
-def _one_direction(pairs: Sequence[Pair], temperature: Tensor | float) -> NaiveSums:
-    loss, correct, masked = torch.zeros((), dtype=torch.float64), 0, 0
-    for i, anchor in enumerate(pairs):
-        own = torch.exp(torch.dot(anchor.first, anchor.second) / temperature)
-        denominator, best = own, True
-        for j, candidate in enumerate(pairs):
-            if i == j:
-                continue
-            if is_copy(anchor, candidate):
-                masked += 1
-                continue
-            other = torch.exp(torch.dot(anchor.first, candidate.second) / temperature)
-            denominator = denominator + other
-            best = best and bool(other < own)
-        loss = loss - torch.log(own / denominator)
-        correct += best
-    return NaiveSums(loss, correct, masked)
+def _of_pair(
+    anchor: Pair,
+    others: Sequence[Further],
+    temperature: Tensor | float,
+    decoupled: bool,
+    margin: float,
+    negatives: str,
+) -> tuple[Tensor, int, int]:
+    """Loss, whether the partner is the best answer, and copies left out, of one pair in one direction."""
+    similarity = torch.dot(anchor.first, anchor.second)
+    own = torch.exp((similarity - margin) / temperature)
+    kept, masked, best = [], 0, True
+    for other in others:
+        if is_copy(anchor, other):
+            masked += 1
+            continue
+        same_language = other.language == anchor.second_language
+        if (negatives == "same_language" and not same_language) or (negatives == "cross_language" and same_language):
+            continue
+        score = torch.dot(anchor.first, other.embedding)
+        kept.append(torch.exp(score / temperature))
+        best = best and bool(score < similarity)
+    if not kept:
+        return torch.zeros((), dtype=torch.float64), int(best), masked
+    denominator = torch.stack(kept if decoupled else [own, *kept]).sum()
+    return -torch.log(own / denominator), int(best), masked
 
 
 def naive_token_loss(logits: Sequence[Tensor], targets: Sequence[int]) -> Tensor:

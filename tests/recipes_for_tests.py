@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlc.config import TrainRecipe, parse_recipe
+from mlc.config import parse_recipe
+from mlc.recipe import TrainRecipe
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,11 +8,12 @@ import json
 from pathlib import Path
 
 import sentencepiece
+import torch
 import xxhash
 
-from mlc.config import ModelSection
 from mlc.model import build_training_model
 from mlc.model.saving import save_model_folder
+from mlc.recipe import ModelSection
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[sMASK]", "[gMASK]", "[sop]", "[eop]", "[MLM]")
 SPECIAL_IDS = {token: place for place, token in enumerate(SPECIAL_TOKENS)}
@@ -82,6 +83,10 @@ def make_checkpoint(
     tokenizer = train_tokenizer(folder / "model" / "tokenizer.model")
     vocab_size = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer)).vocab_size()
     model = build_training_model(section, vocab_size, SPECIAL_IDS, max_tokens, seed)
+    if model.attention_pooling is not None:  # its start is mean pooling, which would hide a query that is not read
+        query = model.attention_pooling.query
+        with torch.no_grad():
+            query.copy_(torch.linspace(-1, 1, len(query)))
     info = {
         "model": section.model_dump(mode="json"),
         "vocab_size": vocab_size,

@@ -24,18 +24,20 @@ def write_small_shards(
     seed: int = 0,
     tokenizer: bytes = b"a tokenizer",
     vocab_size: int = VOCAB_SIZE,
+    sequences: Sequence[int] = (1, 2, 3, 4),
 ) -> Manifest:
     """Documents in three languages that are translations of one another, and sentence pairs aa-bb.
 
     The last document of every language has no translation (group -1); every fifth pair repeats an earlier first side.
-    `vocab_size` is what the manifest says; the tokens stay below `VOCAB_SIZE`.
+    `vocab_size` is what the manifest says; the tokens stay below `VOCAB_SIZE`. `sequences` are the sizes of documents,
+    in turns.
     """
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.model").write_bytes(tokenizer)
     entries = []
     for language in LANGUAGES:
-        texts = [_document(random, 1 + number % 4, longest) for number in range(documents)]
+        texts = [_document(random, sequences[number % len(sequences)], longest) for number in range(documents)]
         groups = np.append(1000 + np.arange(documents - 1), -1)
         entries.append(_write(folder, "documents", (language,), [texts], groups))
     first = [_document(random, 1, longest) for _ in range(pairs)]

@@ -15,8 +15,9 @@ import typer.main
 
 from data_prep.recipe import PrepRecipe
 from mlc.cli import build_app
-from mlc.config import Section, TrainRecipe, parse_recipe
+from mlc.config import Section, parse_recipe
 from mlc.engine.metrics import CLOCK_KEYS
+from mlc.recipe import TrainRecipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -82,7 +83,7 @@ def test_every_key_of_a_training_recipe_is_described_with_its_default(table: str
     defaults = {key: shown_default(section, key) for key in own + lists}
     wrong = {key: described[key] for key, default in defaults.items() if described[key] != default}
     assert not wrong, f"[{table}]: needed {[defaults[key] for key in wrong]}, found {wrong}"
-    views = {"spans", "translations", "text", "pair"} if table == "data.sources" else set()
+    views = {"spans", "translations", "text", "ranked", "pair"} if table == "data.sources" else set()
     assert set(described) <= set(defaults) | views, f"docs/recipes.md describes keys that [{table}] does not have"
 
 
@@ -182,25 +183,28 @@ def test_every_metric_is_described() -> None:
     rows = [row.split("|") for row in text.splitlines() if row.startswith("| `")]
     clocks = {key for row in rows for key in INLINE_CODE.findall(row[1]) if row[3].strip() == "yes"}
     described = {key for row in rows for key in INLINE_CODE.findall(row[1])}
-    written = literal_metrics((ROOT / "mlc" / "engine" / "train.py").read_text())
+    engine = ROOT / "mlc" / "engine"
+    written = literal_metrics((engine / "train.py").read_text(), "_metrics")
+    for function in ("objective_metrics", "speed_metrics"):
+        written |= literal_metrics((engine / "step_metrics.py").read_text(), function)
     assert {"step", "samples", "tokens", "loss", "lr", "mfu"} <= written | {"step", "samples", "tokens"}
     assert written - described == set()
     assert {key for key in clocks if not key.startswith(("seconds/", "memory/"))} == set(CLOCK_KEYS)
     assert {f"seconds/{part}" for part in ("data", "forward", "backward", "optimizer", "step", "checkpoint")} <= clocks
 
 
-def literal_metrics(source: str) -> set[str]:
-    """Keys that `_Run._metrics` spells out."""
+def literal_metrics(source: str, name: str) -> set[str]:
+    """Keys that a function spells out."""
     (function,) = (
-        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "_metrics"
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == name
     )
     found = set()
     for node in ast.walk(function):
         keys: list[ast.expr | None] = []
         if isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "metrics":
             keys = [node.slice]
-        elif isinstance(node, ast.AugAssign) and isinstance(node.value, ast.Dict):
-            keys = node.value.keys
+        elif isinstance(node, ast.Dict):
+            keys = node.keys
         found |= {key.value for key in keys if isinstance(key, ast.Constant)}
     return found
 

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = {"mlc", "mlc.errors", "mlc.languages"}
+RECIPE = {"mlc.config", "mlc.recipe", "mlc.recipe_objectives"}
 LEAVES = {"mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
 MIDDLE = {"mlc.engine", "mlc.tasks"}
 TOP = {"mlc.finetune", "mlc.evaluate", "mlc.export"}
@@ -18,12 +19,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mlc.errors": set(),
     "mlc.languages": set(),
     "mlc.config": BASE,
-    **{leaf: BASE | {"mlc.config", leaf} for leaf in LEAVES},
-    "mlc.engine": BASE | {"mlc.config", "mlc.engine"} | LEAVES,
-    "mlc.tasks": BASE | {"mlc.config", "mlc.tasks"} | LEAVES,
-    **{top: BASE | {"mlc.config", top} | LEAVES | MIDDLE for top in TOP},
+    "mlc.recipe_objectives": BASE | {"mlc.config"},
+    "mlc.recipe": BASE | {"mlc.config", "mlc.recipe_objectives"},
+    **{leaf: BASE | {*RECIPE, leaf} for leaf in LEAVES},
+    "mlc.engine": BASE | {*RECIPE, "mlc.engine"} | LEAVES,
+    "mlc.tasks": BASE | {*RECIPE, "mlc.tasks"} | LEAVES,
+    **{top: BASE | {*RECIPE, top} | LEAVES | MIDDLE for top in TOP},
     "data_prep": BASE | {"mlc.config", "data_prep"} | SHARD_FORMAT,
-    "launchers": BASE | {"mlc.config", "launchers"},
+    "launchers": BASE | {*RECIPE, "launchers"},
 }
 ANYTHING = {"mlc.cli", "mlc.__main__", "mlc"}
 RANK_VARIABLES = ("WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")

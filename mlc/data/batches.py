@@ -3,39 +3,48 @@
 In:  a `Corpus`, the step, the rank.
 Out: a `RankBatch` of K `MicroBatch`es, numpy only, a pure function of (recipe, step, rank, world size).
 
-Letters: N = samples of the global batch, n = samples of this micro-batch, R = rows (texts), L = longest row.
+Letters: N = samples of the global batch, n = samples of this micro-batch, R = rows (texts), L = longest row, H = hard
+negatives of a sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlc.config import ObjectivesSection
 from mlc.data.corpus import Corpus, Sample, text_hash
-from mlc.data.corruption import CorruptedText, SpecialTokens, corrupt
-from mlc.data.randomness import generator
+from mlc.data.corruption import SpecialTokens
+from mlc.data.rows import RowBuilder, pad_rows
+from mlc.data.words import word_starts
 from mlc.errors import RecipeError
+from mlc.recipe import DataSection
+from mlc.recipe_objectives import ObjectivesSection
 
 Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One forward of one rank. All arrays int64 but for the weights (float32) and `valid` (bool).
+    """One forward of one rank. All arrays int64 but for the weights (float32) and the flags (bool).
 
     Attributes:
         input_ids, positions, block_positions: (R, L), Part A then Part B then padding.
         lengths, part_a_lengths: (R,).
         glm_index, mlm_index: flat places r * L + c whose states predict `glm_targets`, `mlm_targets`; never empty:
             without targets they hold one dummy of weight 0, so that every rank runs the same modules.
-        first_row, second_row: (n,) rows of the two views; a single text points at itself twice.
-        valid: (n,) the sample is real and has two views that are not empty.
+        first_row, second_row: (n,) rows of the two views that the contrast reads: clean rows where it has some of its
+            own, else the corrupted ones; a single text points at the same row twice.
+        pooled: (n,) these rows hold the sample's text: it is real and not empty, and neither sentence nor document
+            blanks were cut out of it.
+        valid: (n,) pooled, and there are two views that are not empty: the sample takes part in the contrast.
         group, first_text, second_text: (n,) identities, see `mlc.objectives.info_nce.PairIdentity`.
+        first_language, second_language: (n,) places in `Corpus.languages`; a single text's are the same, -1 = added
+            for evenness.
+        hard_row, hard_valid, hard_text: (n, H) rows of the hard negatives, whether there is one, hash of its text
+            (-1 = there is none). Samples that are not valid have none.
         samples: (n,) indices of the samples; -1 = added for evenness.
     """
 
@@ -52,10 +61,16 @@ class MicroBatch:
     mlm_weights: npt.NDArray[np.float32]
     first_row: Int64Array
     second_row: Int64Array
+    pooled: npt.NDArray[np.bool_]
     valid: npt.NDArray[np.bool_]
     group: Int64Array
     first_text: Int64Array
     second_text: Int64Array
+    first_language: Int64Array
+    second_language: Int64Array
+    hard_row: Int64Array
+    hard_valid: npt.NDArray[np.bool_]
+    hard_text: Int64Array
     samples: Int64Array
 
     @property
@@ -78,7 +93,7 @@ class BatchBuilder:
     Args:
         corpus: where samples come from.
         special: special tokens.
-        objectives: which corruptions to apply.
+        objectives: which rows they need. Whole-word masks read the SentencePiece model of the shards.
         seed: run seed.
         samples_per_step: global batch N.
         micro_batches: K.
@@ -86,6 +101,7 @@ class BatchBuilder:
 
     Raises:
         RecipeError: N < world_size x K.
+        ShardError: whole-word masks, and the shards' tokenizer is no SentencePiece model.
     """
 
     def __init__(
@@ -101,49 +117,70 @@ class BatchBuilder:
         world_size: int,
     ) -> None:
         check_batch_size(samples_per_step, micro_batches, world_size)
-        self._corpus, self._special, self._seed = corpus, special, seed
-        self._blanks = objectives.glm if objectives.glm.weight else None
-        self._masks = objectives.mlm if objectives.mlm.weight else None
+        self._corpus, self._pad = corpus, special.pad
+        whole_words = objectives.mlm.weight > 0 and objectives.mlm.whole_word
+        starts = word_starts(corpus.manifest) if whole_words else None
+        self._rows = RowBuilder(special, objectives, seed=seed, word_starts=starts)
+        self._language_place = {code: place for place, code in enumerate(corpus.languages)}
         self._rank, self._world_size, self._micro_batches = rank, world_size, micro_batches
 
     def build(self, step: int) -> RankBatch:
         """The rank's part of global batch `step`, counted from 0."""
         index = self._corpus.step_indices(step)
-        parts = assign(self._corpus.planned_tokens(index), self._world_size, self._rank, self._micro_batches)
+        planned = self._corpus.planned_tokens(
+            index,
+            rows_per_pair=self._rows.rows_per_pair,
+            rows_per_text=self._rows.rows_per_text,
+            hard_negatives=self._rows.hard_negatives,
+        )
+        parts = assign(planned, self._world_size, self._rank, self._micro_batches)
         # Every rank pads to the same number of samples: the gather of embeddings needs equal shapes.
         size = -(-len(index) // (self._world_size * self._micro_batches))
         return RankBatch(step, [self._collate(self._corpus.samples(index[part]), size) for part in parts])
 
     def _collate(self, samples: Sequence[Sample], size: int) -> MicroBatch:
-        texts: list[CorruptedText] = []
+        made = [self._rows.make(sample) for sample in samples]
+        rows = [row for sample_rows in made for row in sample_rows.rows]
+        order = np.argsort([-len(row.tokens) for row in rows], kind="stable")
+        place_of_row = np.empty(len(rows), dtype=np.int64)
+        place_of_row[order] = np.arange(len(rows))
         first_row, second_row = np.zeros((2, size), dtype=np.int64)
-        identity = np.full((3, size), -1, dtype=np.int64)
-        valid = np.zeros(size, dtype=bool)
-        numbers = np.full(size, -1, dtype=np.int64)
-        for place, sample in enumerate(samples):
-            views = [sample.first] if sample.second is None else [sample.first, sample.second]
-            first_row[place], second_row[place] = len(texts), len(texts) + len(views) - 1
-            for side, view in enumerate(views):
-                random = generator(self._seed, f"corruption {side}", sample.index)
-                texts.append(corrupt(view, random, self._special, blanks=self._blanks, masks=self._masks))
-            identity[:, place] = sample.group, text_hash(views[0]), text_hash(views[-1])
-            # A side without tokens, as foreign shards may have, has nothing to contrast.
-            valid[place] = sample.second is not None and min(len(sample.first), len(sample.second)) > 0
-            numbers[place] = sample.index
-        rank_of_text = np.empty(len(texts), dtype=np.int64)
-        order = np.argsort([-len(text.tokens) for text in texts], kind="stable")
-        rank_of_text[order] = np.arange(len(texts))
-        rows = [texts[place] for place in order]
+        hard_row = np.zeros((size, self._rows.hard_negatives), dtype=np.int64)
+        hard_text = np.full_like(hard_row, -1)
+        identity = np.full((6, size), -1, dtype=np.int64)
+        pooled, valid = np.zeros((2, size), dtype=bool)
+        before = 0
+        for place, (sample, sample_rows) in enumerate(zip(samples, made, strict=True)):
+            first_row[place], second_row[place] = before + sample_rows.first, before + sample_rows.second
+            pooled[place], valid[place] = sample_rows.pooled, sample_rows.valid
+            identity[:, place] = self._identity(sample)
+            count = len(sample_rows.hard)
+            hard_row[place, :count] = before + np.array(sample_rows.hard, dtype=np.int64)
+            hard_text[place, :count] = [text_hash(text) for text in sample_rows.hard_texts]
+            before += len(sample_rows.rows)
+        group, first_text, second_text, first_language, second_language, numbers = identity
         return MicroBatch(
-            **_pad(rows, self._special.pad),
-            first_row=rank_of_text[first_row],
-            second_row=rank_of_text[second_row],
+            **pad_rows([rows[place] for place in order], self._pad),
+            first_row=place_of_row[first_row],
+            second_row=place_of_row[second_row],
+            pooled=pooled,
             valid=valid,
-            group=identity[0],
-            first_text=identity[1],
-            second_text=identity[2],
+            group=group,
+            first_text=first_text,
+            second_text=second_text,
+            first_language=first_language,
+            second_language=second_language,
+            hard_row=place_of_row[hard_row],
+            hard_valid=hard_text >= 0,
+            hard_text=hard_text,
             samples=numbers,
         )
+
+    def _identity(self, sample: Sample) -> tuple[int, int, int, int, int, int]:
+        """Group, hashes of both clean texts, places of both languages, index."""
+        texts = [text_hash(tokens) for tokens, _ in sample.views]
+        languages = [self._language_place[code] for code in (sample.first_language, sample.second_language)]
+        return sample.group, texts[0], texts[-1], languages[0], languages[1], sample.index
 
 
 def check_batch_size(samples_per_step: int, micro_batches: int, world_size: int) -> None:
@@ -157,6 +194,15 @@ def check_batch_size(samples_per_step: int, micro_batches: int, world_size: int)
         )
 
 
+def longest_row(data: DataSection, objectives: ObjectivesSection) -> int:
+    """Longest Part A in tokens, and so the positions that a model must have.
+
+    Part B needs none of its own: each of its tokens carries its blank's place.
+    """
+    joined = objectives.join_views and any(source.view != "text" for source in data.sources)
+    return 2 * data.max_tokens - 1 if joined else data.max_tokens
+
+
 def assign(planned_tokens: Int64Array, world_size: int, rank: int, micro_batches: int) -> list[Int64Array]:
     """Places in the global batch that each micro-batch of `rank` holds.
 
@@ -167,30 +213,3 @@ def assign(planned_tokens: Int64Array, world_size: int, rank: int, micro_batches
     turn, seat = np.divmod(np.arange(len(order)), world_size)
     seat = np.where(turn % 2 == 1, world_size - 1 - seat, seat)
     return [part.astype(np.int64) for part in np.array_split(order[seat == rank], micro_batches)]
-
-
-def _pad(rows: Sequence[CorruptedText], pad: int) -> dict[str, Any]:
-    """The fields of a `MicroBatch` that come from its rows."""
-    lengths = np.array([len(row.tokens) for row in rows], dtype=np.int64)
-    shape = (len(rows), int(lengths.max()))
-    filled = np.arange(shape[1]) < lengths[:, None]
-    arrays: dict[str, Any] = {
-        "lengths": lengths,
-        "part_a_lengths": np.array([row.part_a_length for row in rows], dtype=np.int64),
-    }
-    for name, source, fill in (
-        ("input_ids", "tokens", pad),
-        ("positions", "positions", 0),
-        ("block_positions", "block_positions", 0),
-    ):
-        padded = np.full(shape, fill, dtype=np.int64)
-        padded[filled] = np.concatenate([getattr(row, source) for row in rows])
-        arrays[name] = padded
-    for term in ("glm", "mlm"):
-        index = np.concatenate([number * shape[1] + getattr(row, f"{term}_index") for number, row in enumerate(rows)])
-        targets = np.concatenate([getattr(row, f"{term}_targets") for row in rows])
-        empty = not len(index)
-        arrays[f"{term}_index"] = np.zeros(1, dtype=np.int64) if empty else index
-        arrays[f"{term}_targets"] = np.zeros(1, dtype=np.int64) if empty else targets
-        arrays[f"{term}_weights"] = (np.zeros if empty else np.ones)(max(1, len(index)), dtype=np.float32)
-    return arrays

@@ -4,7 +4,7 @@ In:  the shards that a recipe's sources select, through their manifest.
 Out: `Sample`s with clean tokens, languages, and the identities that the contrast's masks need.
 
 Views: two spans of one document; a document and the same document in another language; the two sides of a sentence
-pair; one text alone.
+pair; the first two sequences of a document whose others are hard negatives; one text alone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mlc.config import DataSection, SourceSection
 from mlc.data.indexed import IndexedShard
 from mlc.data.manifest import Manifest, ShardEntry
 from mlc.data.randomness import generator, hash_words
 from mlc.data.sampler import Sampler
+from mlc.data.views import aligned_windows, ends_within, two_spans, window
 from mlc.errors import RecipeError
+from mlc.recipe import DataSection, SourceSection
 
 Int64Array = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.integer]
@@ -36,16 +37,28 @@ class Sample:
     Attributes:
         index: its number in the run.
         first, second: tokens of the views without [CLS] and [SEP]; `second` is None for a single text.
+        first_ends, second_ends: where the sequences of the shard end inside the views, see `ends_within`; of a single
+            text, `second_ends` is empty.
         first_language, second_language: language codes.
         group: same number = same document or translation of it; never a negative of one another.
+        hard: tokens of the hard negatives that the document brings, in its order; of ranked documents only.
     """
 
     index: int
     first: Tokens
     second: Tokens | None
+    first_ends: Int64Array
+    second_ends: Int64Array
     first_language: str
     second_language: str
     group: int
+    hard: tuple[Tokens, ...] = ()
+
+    @property
+    def views(self) -> list[tuple[Tokens, Int64Array]]:
+        """Tokens and ends of the one or two views."""
+        first = (self.first, self.first_ends)
+        return [first] if self.second is None else [first, (self.second, self.second_ends)]
 
 
 class Translations:
@@ -123,7 +136,8 @@ class Corpus:
     """
 
     def __init__(self, data: DataSection, manifest: Manifest, *, seed: int) -> None:
-        self._data, self._manifest, self._seed = data, manifest, seed
+        self.manifest = manifest
+        self._data, self._seed = data, seed
         self.streams: list[Stream] = []
         shares: list[float] = []
         for number, source in enumerate(data.sources):
@@ -145,10 +159,19 @@ class Corpus:
         count = self._data.samples_per_step
         return np.arange(step * count, (step + 1) * count, dtype=np.int64)
 
-    def planned_tokens(self, index: Int64Array) -> Int64Array:
-        """About how many tokens each sample has, known without reading them; used to balance and sort.
+    def planned_tokens(
+        self, index: Int64Array, *, rows_per_pair: int = 1, rows_per_text: int = 1, hard_negatives: int = 0
+    ) -> Int64Array:
+        """About how many tokens the rows of each sample have, known without reading texts; used to balance and sort.
 
-        A translation is taken to be as long as its original; special tokens and Part B are not counted.
+        A translation is taken to be as long as its original, and hard negatives as long as their document's mean;
+        special tokens and Part B are not counted.
+
+        Args:
+            index: of the samples, (n,).
+            rows_per_pair: how often each view of a sample with a partner is fed to the model.
+            rows_per_text: how often a text without a partner is.
+            hard_negatives: of a sample, at most.
         """
         stream, place = self.sampler.draw(index)
         planned = np.empty(len(index), dtype=np.int64)
@@ -158,12 +181,15 @@ class Corpus:
             documents = place[chosen]
             if source_stream.documents is not None:
                 documents = source_stream.documents[documents]
-            lengths = [
-                np.minimum(_document_lengths(shard, documents), self._data.max_tokens - SPECIALS_PER_TEXT)
-                for shard in source_stream.shards
-            ]
-            sides = 2 if len(lengths) == 1 and source_stream.source.view != "text" else 1
-            planned[chosen] = np.sum(lengths, axis=0) * sides
+            limit = self._data.max_tokens - SPECIALS_PER_TEXT
+            if source_stream.source.view == "ranked":
+                tokens, paired, hard = _ranked_lengths(source_stream.shards[0], documents, limit, hard_negatives)
+                planned[chosen] = tokens * np.where(paired, rows_per_pair, rows_per_text) + hard
+                continue
+            lengths = [np.minimum(_document_lengths(shard, documents), limit) for shard in source_stream.shards]
+            single = source_stream.source.view == "text"
+            sides = 2 if len(lengths) == 1 and not single else 1
+            planned[chosen] = np.sum(lengths, axis=0) * sides * (rows_per_text if single else rows_per_pair)
         return planned
 
     def samples(self, index: Int64Array) -> list[Sample]:
@@ -186,12 +212,12 @@ class Corpus:
         return np.bincount(tokens, minlength=vocab_size).astype(np.int64)
 
     def _open_source(self, number: int, source: SourceSection) -> list[Stream]:
-        entries = [entry for entry in self._manifest.shards if entry.kind == source.kind and _selected(entry, source)]
+        entries = [entry for entry in self.manifest.shards if entry.kind == source.kind and _selected(entry, source)]
         where = f"{self._data.shards}/manifest.json"
         found_languages = {language for entry in entries for language in entry.languages}
         missing = sorted(set(source.languages) - found_languages)
         if not entries or missing:
-            available = sorted({code for e in self._manifest.shards if e.kind == source.kind for code in e.languages})
+            available = sorted({code for e in self.manifest.shards if e.kind == source.kind for code in e.languages})
             raise RecipeError(
                 f"data.sources[{number}] selects {source.kind} that the shards do not hold",
                 found=f"languages {', '.join(available) or 'none'} of kind {source.kind}",
@@ -199,7 +225,7 @@ class Corpus:
                 where=where,
                 hint="mlc prep inspect " + self._data.shards,
             )
-        opened = [(entry, tuple(self._manifest.open(entry)), self._manifest.groups(entry)) for entry in entries]
+        opened = [(entry, tuple(self.manifest.open(entry)), self.manifest.groups(entry)) for entry in entries]
         if source.view != "translations":
             return [Stream(source, entry, shards, groups) for entry, shards, groups in opened if entry.documents]
         translations = Translations([(entry.languages[0], shards[0], groups) for entry, shards, groups in opened])
@@ -220,80 +246,61 @@ class Corpus:
         document = stream.document(place)
         random = generator(self._seed, "view", index)
         limit = self._data.max_tokens - SPECIALS_PER_TEXT
-        language = stream.entry.languages[0]
+        language, shard = stream.entry.languages[0], stream.shards[0]
         group = int(stream.groups[document])
         if group < 0:
             group = hash_words(stream.entry.name, document)
+        if stream.source.view == "ranked":
+            return _ranked(index, shard, document, language, group, limit)
+        text, ends = shard.document(document), _sequence_ends(shard, document)
+        if stream.source.view == "text":
+            part = window(len(text), random.random(), limit)
+            return Sample(index, text[part], None, ends_within(ends, part), _NO_ENDS, language, language, group)
+        other_text, other_ends, other_language = text, ends, language
         if stream.translations is not None:
             # One key a sample, or one a global batch: then the whole batch pairs the same two languages.
             turn = index // self._data.samples_per_step if self._data.language_pure else index
             key = hash_words(self._seed, "partner", turn)
-            other, shard, partner = stream.translations.partner(group, language, key)
-            first, second = aligned_windows((stream.shards[0], document), (shard, partner), random, limit)
-            return Sample(index, first, second, language, other, group)
-        match stream.source.view:
-            case "pair":
-                first, second = (shard.document(document)[:limit] for shard in stream.shards)
-                return Sample(index, first, second, language, stream.entry.languages[1], group)
-            case "spans":
-                first, second = two_spans(
-                    stream.shards[0].document(document), random, limit, self._data.min_span_tokens
-                )
-                return Sample(index, first, second, language, language, group)
-            case _:
-                text = stream.shards[0].document(document)
-                return Sample(index, _window(text, random.random(), limit), None, language, language, group)
+            other_language, other, partner = stream.translations.partner(group, language, key)
+            other_text, other_ends = other.document(partner), _sequence_ends(other, partner)
+            first, second = aligned_windows(ends, other_ends, random, limit)
+        elif stream.source.view == "pair":
+            other, other_language = stream.shards[1], stream.entry.languages[1]
+            other_text, other_ends = other.document(document), _sequence_ends(other, document)
+            first, second = (slice(0, min(len(side), limit)) for side in (text, other_text))
+        else:
+            first, second = two_spans(len(text), random, limit, self._data.min_span_tokens)
+        return Sample(
+            index,
+            text[first],
+            other_text[second],
+            ends_within(ends, first),
+            ends_within(other_ends, second),
+            language,
+            other_language,
+            group,
+        )
 
 
-def two_spans(text: Tokens, random: np.random.Generator, limit: int, shortest: int) -> tuple[Tokens, Tokens]:
-    """Two spans of one document that do not overlap, in random order.
-
-    A window of at most twice `limit` tokens is cut at a random place; each side gives a span of random length at a
-    random place. Overlapping spans would let shared words, rather than shared meaning, find the partner.
-    A document shorter than twice `shortest` gives both views the whole text.
-
-    Args:
-        text: tokens of the document, shape (n,).
-        limit: longest span in tokens.
-        shortest: shortest span in tokens.
-    """
-    if len(text) < 2 * shortest:
-        return text[:limit], text[:limit]
-    window = _window(text, random.random(), 2 * limit)
-    cut = int(random.integers(shortest, len(window) - shortest + 1))
-    spans = []
-    for side in (window[:cut], window[cut:]):
-        longest = min(len(side), limit)
-        length = int(random.integers(min(shortest, longest), longest + 1))
-        spans.append(_window(side, random.random(), length))
-    if random.random() < 0.5:
-        spans.reverse()
-    return spans[0], spans[1]
+_NO_ENDS: Int64Array = np.empty(0, dtype=np.int64)
 
 
-def aligned_windows(
-    first: tuple[IndexedShard, int], second: tuple[IndexedShard, int], random: np.random.Generator, limit: int
-) -> tuple[Tokens, Tokens]:
-    """The same passage of a document in two languages, at most `limit` tokens a side.
-
-    Documents with equally many sequences are taken to correspond sequence by sequence: the passage starts at the same
-    sequence in both. Otherwise it starts at the same fraction of the text.
-    """
-    texts = [shard.document(document) for shard, document in (first, second)]
-    place = random.random()
-    if max(len(text) for text in texts) <= limit:
-        return texts[0], texts[1]
-    bounds = [
-        np.cumsum(shard.lengths[shard.document_bounds[document] : shard.document_bounds[document + 1]])
-        for shard, document in (first, second)
-    ]
-    if len(bounds[0]) != len(bounds[1]) or len(bounds[0]) == 1:
-        return _window(texts[0], place, limit), _window(texts[1], place, limit)
-    # The last start from which the rest still fills a view, so that late starts do not give stubs.
-    late = min(int(np.searchsorted(b, max(0, int(b[-1]) - limit), side="right")) for b in bounds)
-    sequence = int(place * (late + 1))
-    starts = [int(b[sequence - 1]) if sequence else 0 for b in bounds]
-    return texts[0][starts[0] : starts[0] + limit], texts[1][starts[1] : starts[1] + limit]
+def _ranked(index: int, shard: IndexedShard, document: int, language: str, group: int, limit: int) -> Sample:
+    """First sequence, its partner, hard negatives; a document of one sequence, or none, has no partner."""
+    low, high = shard.document_bounds[document : document + 2].tolist()
+    sequences = [shard.sequence(place)[:limit] for place in range(low, high)]
+    ends = [ends_within(np.array([len(tokens)]), slice(0, len(tokens))) for tokens in sequences[:2]]
+    return Sample(
+        index,
+        sequences[0] if sequences else shard.tokens[:0],
+        sequences[1] if len(sequences) > 1 else None,
+        ends[0] if sequences else _NO_ENDS,
+        ends[1] if len(sequences) > 1 else _NO_ENDS,
+        language,
+        language,
+        group,
+        tuple(sequences[2:]),
+    )
 
 
 def text_hash(tokens: Tokens) -> int:
@@ -301,9 +308,29 @@ def text_hash(tokens: Tokens) -> int:
     return xxhash.xxh3_64_intdigest(np.asarray(tokens, dtype="<u4").tobytes()) >> 1
 
 
-def _window(text: Tokens, place: float, limit: int) -> Tokens:
-    start = int(place * (max(0, len(text) - limit) + 1))
-    return text[start : start + limit]
+def _sequence_ends(shard: IndexedShard, document: int) -> Int64Array:
+    """Where each sequence of a document ends, in tokens from its start."""
+    low, high = shard.document_bounds[document : document + 2]
+    return np.cumsum(shard.lengths[low:high], dtype=np.int64)
+
+
+def _ranked_lengths(
+    shard: IndexedShard, documents: Int64Array, limit: int, hard_negatives: int
+) -> tuple[Int64Array, npt.NDArray[np.bool_], Int64Array]:
+    """Of ranked documents: tokens of the first two sequences, whether there are two, and about those of the rest."""
+    first = np.asarray(shard.document_bounds[documents])
+    count = np.asarray(shard.document_bounds[documents + 1]) - first
+    last = max(0, shard.num_sequences - 1)
+    whole = [
+        np.where(count > place, shard.lengths[np.minimum(first + place, last)], 0) if shard.num_sequences else 0 * count
+        for place in (0, 1)
+    ]
+    tokens = np.sum([np.minimum(lengths, limit) for lengths in whole], axis=0).astype(np.int64)
+    negatives = np.maximum(count - 2, 0)
+    rest = _document_lengths(shard, documents) - whole[0] - whole[1]
+    mean = np.minimum(-(-rest // np.maximum(negatives, 1)), limit)
+    hard = mean * np.minimum(negatives, hard_negatives)
+    return tokens, count > 1, hard.astype(np.int64)
 
 
 def _document_lengths(shard: IndexedShard, documents: Int64Array) -> Int64Array:

@@ -3,24 +3,27 @@
 In:  the tokens of a text, a random generator of its own, and the recipe's settings.
 Out: Part A (what the encoder sees, [CLS] ... [SEP]), Part B (the blanked spans to be generated), and MLM targets.
 
-Part A is the text with one [MASK] for each blanked span; Part B holds the spans in shuffled order, each entered
-through [sop] and left through [eop]. Position 1 is the place in Part A (every Part B token carries its blank's place);
-position 2 is 0 in Part A and 1, 2, ... within a span of Part B (Du et al. 2022, "GLM", section 2.1 and figure 2).
+Part A is the text with one [MASK], [sMASK] or [gMASK] for each blanked span; Part B holds the spans in shuffled order,
+each entered through [sop] and left through [eop]. Position 1 is the place in Part A (every Part B token carries its
+blank's place); position 2 is 0 in Part A and 1, 2, ... within a span of Part B (Du et al. 2022, "GLM", section 2.1 and
+figure 2). Two views joined into one text are [CLS] first [SEP] second [SEP]; position 1 runs on through both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from mlc.config import BlankSection, MaskSection
+from mlc.data.blanks import choose_blanks
+from mlc.data.randomness import stochastic_round
+from mlc.data.words import number_words
+from mlc.recipe_objectives import BlankKind, BlankSection, MaskSection
 
 Int64Array = npt.NDArray[np.int64]
-
-LONGEST_BLANK = 39  # tokens; the bound of GLM's published sampling
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class SpecialTokens:
     sep: int
     pad: int
     blank: int
+    sentence_blank: int
+    document_blank: int
     start: int
     end: int
     mlm: int
@@ -46,6 +51,8 @@ class SpecialTokens:
             sep=special_ids["[SEP]"],
             pad=special_ids["[PAD]"],
             blank=special_ids["[MASK]"],
+            sentence_blank=special_ids["[sMASK]"],
+            document_blank=special_ids["[gMASK]"],
             start=special_ids["[sop]"],
             end=special_ids["[eop]"],
             mlm=special_ids["[MLM]"],
@@ -53,12 +60,45 @@ class SpecialTokens:
             every=tuple(sorted(set(special_ids.values()))),
         )
 
+    def blank_of(self, kind: BlankKind) -> int:
+        """The token that stands where a blank of that kind was cut out."""
+        return {"token": self.blank, "sentence": self.sentence_blank, "document": self.document_blank}[kind]
+
     def ordinary(self, random: np.random.Generator, count: int) -> Int64Array:
         """`count` random ordinary ids."""
         ids = random.integers(0, self.vocab_size - len(self.every), size=count)
         for special in self.every:  # ascending: each shifts what lies at or above it
             ids += ids >= special
         return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text before corruption: one view, or two that are joined.
+
+    Attributes:
+        tokens: of all sides, without [CLS] and [SEP], (n,).
+        ends: where its sentences end, ascending; every end of a side is among them.
+        side_ends: where its sides end, (1,) or (2,); the last one is n.
+    """
+
+    tokens: Int64Array
+    ends: Int64Array
+    side_ends: Int64Array
+
+    @classmethod
+    def of(cls, views: Sequence[tuple[npt.NDArray[np.integer], Int64Array]]) -> Text:
+        """Join views, each its tokens and the ends of its sentences."""
+        if len(views) == 1:
+            tokens, ends = views[0]
+            return cls(np.asarray(tokens, dtype=np.int64), ends, np.array([len(tokens)], dtype=np.int64))
+        side_ends = np.cumsum([len(tokens) for tokens, _ in views], dtype=np.int64)
+        before = [0, *side_ends[:-1]]
+        return cls(
+            tokens=np.concatenate([tokens for tokens, _ in views]).astype(np.int64, copy=False),
+            ends=np.concatenate([ends + shift for (_, ends), shift in zip(views, before, strict=True)]),
+            side_ends=side_ends,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +119,41 @@ class CorruptedText:
 
 
 def corrupt(
-    text: npt.NDArray[np.integer],
+    text: Text,
     random: np.random.Generator,
     special: SpecialTokens,
     *,
     blanks: BlankSection | None,
     masks: MaskSection | None,
+    kind: BlankKind = "token",
+    word_starts: BoolArray | None = None,
 ) -> CorruptedText:
     """Corrupt one text for the objectives that are on.
 
     Args:
-        text: its tokens without [CLS] and [SEP], shape (n,), n >= 1.
+        text: what to corrupt.
         random: generator of this text alone.
         special: ids.
         blanks: settings of GLM infilling; None = off.
-        masks: settings of MLM; None = off. MLM masks only what the blanks left standing.
+        masks: settings of MLM; None = off. MLM masks only what short blanks left standing, and nothing of a text with
+            sentence or document blanks: too little of it may be left to guess from.
+        kind: of the blanks.
+        word_starts: for each id, whether a word starts there; None = every token is chosen for itself.
     """
-    tokens = np.asarray(text, dtype=np.int64)
-    starts, lengths = _choose_blanks(len(tokens), random, blanks) if blanks else (_EMPTY, _EMPTY)
-    part_a, blank_places = _cut_blanks(tokens, starts, lengths, special)
+    starts, lengths = choose_blanks(kind, text.ends, text.side_ends, random, blanks) if blanks else (_EMPTY, _EMPTY)
+    part_a, blank_places, separators = _cut_blanks(text, starts, lengths, special, special.blank_of(kind))
     mlm_index, mlm_targets = _EMPTY, _EMPTY
-    if masks:
-        mlm_index, mlm_targets = _apply_masks(part_a, blank_places, random, masks, special)
-    part_b = _fill_blanks(tokens, starts, lengths, blank_places, random, special) if len(starts) else None
+    if masks and not (blanks and kind != "token"):
+        free = np.ones(len(part_a), dtype=bool)
+        free[0] = False
+        free[separators] = False
+        free[blank_places] = False
+        mlm_index, mlm_targets = _apply_masks(part_a, np.flatnonzero(free), random, masks, special, word_starts)
+    part_b = _fill_blanks(text.tokens, starts, lengths, blank_places, random, special) if len(starts) else None
+    if part_b is None:
+        return _without_blanks(part_a, mlm_index, mlm_targets)
     a_length = len(part_a)
     positions = np.arange(a_length, dtype=np.int64)
-    if part_b is None:
-        return CorruptedText(
-            part_a, a_length, positions, np.zeros_like(positions), _EMPTY, _EMPTY, mlm_index, mlm_targets
-        )
     return CorruptedText(
         tokens=np.concatenate([part_a, part_b.inputs]),
         part_a_length=a_length,
@@ -117,6 +163,18 @@ def corrupt(
         glm_targets=part_b.targets,
         mlm_index=mlm_index,
         mlm_targets=mlm_targets,
+    )
+
+
+def clean_row(tokens: npt.NDArray[np.integer], special: SpecialTokens) -> CorruptedText:
+    """[CLS] tokens [SEP], with nothing to predict; `tokens` has shape (n,)."""
+    return _without_blanks(np.concatenate([[special.cls], tokens, [special.sep]]).astype(np.int64), _EMPTY, _EMPTY)
+
+
+def _without_blanks(part_a: Int64Array, mlm_index: Int64Array, mlm_targets: Int64Array) -> CorruptedText:
+    positions = np.arange(len(part_a), dtype=np.int64)
+    return CorruptedText(
+        part_a, len(part_a), positions, np.zeros_like(positions), _EMPTY, _EMPTY, mlm_index, mlm_targets
     )
 
 
@@ -131,38 +189,23 @@ class _PartB:
 _EMPTY: Int64Array = np.empty(0, dtype=np.int64)
 
 
-def _choose_blanks(size: int, random: np.random.Generator, blanks: BlankSection) -> tuple[Int64Array, Int64Array]:
-    """Starts and lengths of the blanked spans in text order; never adjacent, at least one token left standing."""
-    budget = _stochastic_round(size * blanks.mask_fraction, random)
-    lengths: list[int] = []
-    while budget > 0:
-        length = min(max(1, int(random.poisson(blanks.mean_span_tokens))), LONGEST_BLANK, budget)
-        lengths.append(length)
-        budget -= length
-    standing = size - sum(lengths)
-    # Spans go into different gaps of the standing tokens, so there can be one more span than standing tokens.
-    lengths = lengths[: standing + 1]
-    standing = size - sum(lengths)
-    if not lengths or standing < 1:
-        return _EMPTY, _EMPTY
-    gaps = np.sort(random.permutation(standing + 1)[: len(lengths)])
-    span_lengths = np.asarray(lengths, dtype=np.int64)
-    before = np.concatenate([[0], np.cumsum(span_lengths)[:-1]])
-    return gaps + before, span_lengths
-
-
 def _cut_blanks(
-    tokens: Int64Array, starts: Int64Array, lengths: Int64Array, special: SpecialTokens
-) -> tuple[Int64Array, Int64Array]:
-    """Part A with [CLS] and [SEP], and the place of each [MASK] in it."""
-    keep = np.ones(len(tokens), dtype=bool)
+    text: Text, starts: Int64Array, lengths: Int64Array, special: SpecialTokens, blank: int
+) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Part A with [CLS] and [SEP], and in it the places of the blanks and of the [SEP]s."""
+    keep = np.ones(len(text.tokens), dtype=bool)
     for start, length in zip(starts, lengths, strict=True):
         keep[start + 1 : start + length] = False
-    with_blanks = tokens.copy()
-    with_blanks[starts] = special.blank
-    places = np.cumsum(keep)[starts]  # the kept tokens before it, plus one for [CLS]
-    part_a = np.concatenate([[special.cls], with_blanks[keep], [special.sep]])
-    return part_a, places
+    with_blanks = text.tokens.copy()
+    with_blanks[starts] = blank
+    kept_before = np.concatenate([[0], np.cumsum(keep)])
+    side_ends = kept_before[text.side_ends]  # in what is kept
+    # [CLS], and one [SEP] for each side that ended before.
+    places = kept_before[starts] + 1 + text.side_ends.searchsorted(starts, side="right")
+    separators = side_ends + 1 + np.arange(len(side_ends))
+    sides = np.split(with_blanks[keep], side_ends[:-1]) if len(side_ends) > 1 else [with_blanks[keep]]
+    part_a = np.concatenate([[special.cls], *(part for side in sides for part in (side, [special.sep]))])
+    return part_a, places, separators
 
 
 def _fill_blanks(
@@ -186,27 +229,27 @@ def _fill_blanks(
 
 def _apply_masks(
     part_a: Int64Array,
-    blank_places: Int64Array,
+    candidates: Int64Array,
     random: np.random.Generator,
     masks: MaskSection,
     special: SpecialTokens,
+    word_starts: BoolArray | None,
 ) -> tuple[Int64Array, Int64Array]:
-    """Mask tokens of Part A in place; returns their places and the tokens that stood there."""
-    free = np.ones(len(part_a), dtype=bool)
-    free[[0, -1]] = False
-    free[blank_places] = False
-    candidates = np.flatnonzero(free)
-    count = min(_stochastic_round(len(candidates) * masks.mask_fraction, random), len(candidates))
-    index = np.sort(random.permutation(candidates)[:count]).astype(np.int64)
+    """Mask tokens of Part A in place; returns their places and the tokens that stood there.
+
+    Words (without `word_starts`, tokens) are chosen with equal chances, whatever their length, so that every token is
+    chosen with probability `mask_fraction`. Each token of a chosen word then gets an action of its own.
+    """
+    words = np.arange(len(candidates)) if word_starts is None else number_words(part_a, candidates, word_starts)
+    total = int(words[-1]) + 1 if len(words) else 0
+    count = stochastic_round(total * masks.mask_fraction, random)
+    chosen = np.zeros(total, dtype=bool)
+    chosen[random.permutation(total)[:count]] = True
+    index = candidates[chosen[words]].astype(np.int64, copy=False)
     targets = part_a[index].copy()
-    action = random.random(count)
+    action = random.random(len(index))
     replaced = np.where(
-        action < masks.replace_by_mask + masks.replace_by_random, special.ordinary(random, count), targets
+        action < masks.replace_by_mask + masks.replace_by_random, special.ordinary(random, len(index)), targets
     )
     part_a[index] = np.where(action < masks.replace_by_mask, special.mlm, replaced)
     return index, targets
-
-
-def _stochastic_round(value: float, random: np.random.Generator) -> int:
-    """Round so that the mean is exact: short texts would otherwise never, or always, be corrupted."""
-    return int(value + random.random())

@@ -26,6 +26,11 @@ def generator(seed: int, purpose: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[hash_words(seed, purpose), index]))
 
 
+def stochastic_round(value: float, random: np.random.Generator) -> int:
+    """Round so that the mean is exact: short texts would otherwise never, or always, be corrupted."""
+    return int(value + random.random())
+
+
 def keyed_permutation(index: npt.ArrayLike, size: int, key: int | UInt64Array) -> npt.NDArray[np.int64]:
     """Where a keyed pseudo-random permutation of 0..size-1 sends `index`, in O(1) memory.
 

@@ -1,7 +1,7 @@
 """Rows of every rank on every rank, with the gradient of the whole.
 
 In:  this rank's rows, as many on every rank (what is missing is padded and marked invalid by the caller).
-Out: the rows of all ranks in rank order, and sums over ranks.
+Out: the rows of all ranks in rank order; sums, maxima and log-sum-exps over ranks.
 Letters: B = rows on this rank, W = ranks.
 
 Every function here is a collective: all ranks of the group call it in the same order with the same shapes and dtypes.
@@ -64,6 +64,42 @@ def sum_over_ranks(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     if _world_size(group) > 1:
         dist.all_reduce(total, group=group)
     return total
+
+
+def max_over_ranks(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Elementwise maximum over ranks, a new tensor without gradient; same shape on every rank."""
+    largest = x.detach().clone()
+    if _world_size(group) > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    return largest
+
+
+def log_sum_exp_over_ranks(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Elementwise log of the sum over ranks of exp(x), differentiable; finite x of the same shape on every rank.
+
+    Every rank may use any part of the result: the gradient that reaches x is the SUM over ranks of the gradients of
+    their results, times this rank's share exp(x - result). The backward is a collective, as that of `gather_rows`.
+    """
+    if _world_size(group) == 1:
+        return x
+    total: Tensor = _LogSumExpOverRanks.apply(x, group)
+    return total
+
+
+class _LogSumExpOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        largest = max_over_ranks(x, group)
+        total = largest + sum_over_ranks((x - largest).exp(), group).log()
+        ctx.save_for_backward(x, total)
+        ctx.group = group
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        x, total = ctx.saved_tensors
+        return sum_over_ranks(gradient, ctx.group) * (x - total).exp(), None
 
 
 class _GatherRows(torch.autograd.Function):

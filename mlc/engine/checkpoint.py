@@ -1,8 +1,8 @@
 """Checkpoints that are complete or absent.
 
-In:  the DeepSpeed engine and the position of the run.
-Out: `checkpoints/step-00001000/`: DeepSpeed's sharded files, `model/` (safetensors, for everything but training), and
-     `complete.json` with sizes and hashes, written last.
+In:  the DeepSpeed engine, the queue of negatives where there is one, and the position of the run.
+Out: `checkpoints/step-00001000/`: DeepSpeed's sharded files, the queue and its momentum encoder, `model/` (safetensors,
+     for everything but training), and `complete.json` with sizes and hashes, written last.
 
 All ranks write into a hidden partial folder; after a barrier rank 0 syncs and hashes every file, writes
 `complete.json`, and renames the folder. A kill at any instant leaves either no new folder or a complete one.
@@ -24,6 +24,7 @@ import xxhash
 
 from mlc.data.indexed import sync_folder
 from mlc.data.manifest import write_json
+from mlc.engine.momentum import MomentumQueue
 from mlc.errors import CheckpointError, RecipeError
 from mlc.model.saving import save_model_folder
 
@@ -76,6 +77,7 @@ def save_checkpoint(
     *,
     tokenizer: Path,
     keep_last: int,
+    queue: MomentumQueue | None = None,
 ) -> Path:
     """Save the run at `position`; a collective.
 
@@ -87,6 +89,7 @@ def save_checkpoint(
         model_info: content of `model/mlc.json`.
         tokenizer: SentencePiece model to put beside the weights.
         keep_last: complete checkpoints to keep; older ones are deleted after the new one is in place.
+        queue: the run's queue of negatives with its momentum encoder.
 
     Returns:
         The finished folder.
@@ -100,6 +103,8 @@ def save_checkpoint(
         partial.mkdir(parents=True)
     dist.barrier()
     engine.save_checkpoint(str(root), tag=partial.name, save_latest=False, client_state={"step": position.step})
+    if queue is not None:
+        queue.save(partial)
     weights = full_weights(engine)
     if rank == 0:
         backbone_config = engine.module.backbone_config
@@ -206,15 +211,22 @@ def _verify_file(file: Path, facts: Mapping[str, Any]) -> None:
         raise CheckpointError(problem, found=str(error), where=str(file)) from None
 
 
-def load_checkpoint(engine: Any, folder: Path) -> None:
+def load_checkpoint(engine: Any, folder: Path, *, queue: MomentumQueue | None = None) -> None:
     """Load weights and optimizer state from a verified checkpoint of the same world size; a collective.
 
+    Args:
+        engine: as it was built.
+        folder: the checkpoint.
+        queue: as it was built; None where the run has none.
+
     Raises:
-        CheckpointError: DeepSpeed found nothing to load.
+        CheckpointError: DeepSpeed found nothing to load, or the queue's files are missing.
     """
     loaded, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     if loaded is None:
         raise CheckpointError("DeepSpeed could not load the checkpoint", where=str(folder))
+    if queue is not None:
+        queue.load(folder)
 
 
 def _complete(folder: Path, position: Position, identity: Mapping[str, str]) -> None:

@@ -21,13 +21,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from mlc.config import OptimizerSection, TrainRecipe
+from mlc.data.batches import longest_row
 from mlc.distributed.ranks import RankInfo, export_ranks
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.errors import RecipeError, UsageError
 from mlc.model.build import build_training_model
 from mlc.model.initialise import start_from_frequencies
 from mlc.model.training_model import TrainingModel
+from mlc.recipe import OptimizerSection, TrainRecipe
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """The others wait in a collective while rank 0 hashes a checkpoint: minutes, for one of terabytes hours."""
@@ -100,6 +101,7 @@ def build_engine(
     vocab_size: int,
     special_ids: Mapping[str, int],
     token_counts: npt.NDArray[np.int64],
+    num_languages: int,
     device: torch.device,
 ) -> Any:
     """The model under DeepSpeed, ready for its first step.
@@ -109,6 +111,7 @@ def build_engine(
         ranks: of this process; the process group is up.
         vocab_size, special_ids: of the shards' tokenizer.
         token_counts: of the run's texts, (vocab_size,); where the heads' biases start.
+        num_languages: of the corpus.
         device: of this rank.
     """
     import deepspeed
@@ -121,9 +124,10 @@ def build_engine(
             recipe.model,
             vocab_size=vocab_size,
             special_ids=special_ids,
-            # Part B needs no positions of its own: each of its tokens carries its blank's place.
-            max_positions=recipe.data.max_tokens,
+            max_positions=longest_row(recipe.data, recipe.objectives),
             seed=recipe.run.seed,
+            objectives=recipe.objectives,
+            num_languages=num_languages,
             gathered=gathered,
         )
         start_from_frequencies(

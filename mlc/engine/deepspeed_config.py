@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlc.config import TrainRecipe
 from mlc.errors import RecipeError
+from mlc.recipe import TrainRecipe
 
 OWNED_BY_RECIPE = {
     "train_batch_size": "data.samples_per_step",
@@ -60,7 +60,7 @@ def deepspeed_config(recipe: TrainRecipe, world_size: int) -> dict[str, Any]:
         **config,
         # DeepSpeed uses it for its own logging only: the loss carries its denominators (mlc.objectives.joint).
         "train_micro_batch_size_per_gpu": -(-recipe.data.samples_per_step // ranks_and_micro_batches),
-        "gradient_accumulation_steps": recipe.data.micro_batches,
+        "gradient_accumulation_steps": recipe.backward_passes,
         "gradient_clipping": recipe.optimizer.gradient_clipping,
         "bf16": {"enabled": recipe.run.precision == "bf16"},
         "fp16": {"enabled": recipe.run.precision == "fp16"},

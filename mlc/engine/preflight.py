@@ -16,12 +16,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mlc.config import TrainRecipe, digest
+from mlc.config import digest
 from mlc.data.batches import check_batch_size
 from mlc.data.manifest import SPECIAL_TOKENS, Manifest, write_atomically, write_json
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.deepspeed_config import deepspeed_config
+from mlc.engine.momentum import check_queue
 from mlc.errors import RecipeError
+from mlc.recipe import TrainRecipe
 
 HARMLESS_KEYS = ("run.folder", "run.resume", "data.shards", "checkpoint", "log", "deepspeed.config")
 """Keys (or tables) that may differ between a run and its continuation; the shards and the ZeRO stage are compared by
@@ -42,12 +44,26 @@ def check_run(recipe: TrainRecipe, world_size: int) -> Manifest:
     Raises:
         RecipeError, ShardError: see mlc.errors; both end the command with exit code 2.
     """
-    deepspeed_config(recipe, world_size)
+    config = deepspeed_config(recipe, world_size)
+    check_queue(recipe, config)
+    _check_gradient_cosines(recipe, config)
     check_batch_size(recipe.data.samples_per_step, recipe.data.micro_batches, world_size)
     manifest = Manifest.read(recipe.data.shards)
     manifest.check()
     _check_tokenizer(recipe, manifest)
     return manifest
+
+
+def _check_gradient_cosines(recipe: TrainRecipe, config: dict[str, Any]) -> None:
+    stage = config["zero_optimization"]["stage"]
+    if recipe.log.gradient_cosine_every and stage != 3:
+        raise RecipeError(
+            "log.gradient_cosine_every needs ZeRO stage 3: it reads this rank's shards of the gradient",
+            found=f"stage {stage}",
+            needed="stage 3, or log.gradient_cosine_every = 0",
+            where=recipe.deepspeed.config,
+            hint="--set deepspeed.config=ds_configs/zero3.json",
+        )
 
 
 def run_identity(recipe: TrainRecipe, manifest: Manifest) -> dict[str, str]:

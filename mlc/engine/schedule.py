@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mlc.config import ScheduleSection
+from mlc.recipe import ScheduleSection
 
 
 def learning_rate_factor(schedule: ScheduleSection, step: int) -> float:

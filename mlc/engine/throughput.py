@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mlc.config import ModelSection
+from mlc.recipe import ModelSection
 
 PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "V100": 125e12}
 """Dense bf16 (V100: fp16) peaks from the vendor's data sheets, FLOP/s."""

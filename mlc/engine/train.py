@@ -18,22 +18,22 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from mlc.config import TrainRecipe
 from mlc.data.batches import BatchBuilder, RankBatch
 from mlc.data.corpus import Corpus
 from mlc.data.corruption import SpecialTokens
 from mlc.data.manifest import Manifest
-from mlc.data.randomness import hash_words
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
 from mlc.engine.construct import build_engine, parameter_count, prepare_process, set_learning_rate, start_process_group
 from mlc.engine.metrics import MetricsWriter, discard_after
+from mlc.engine.momentum import MomentumQueue, build_momentum_queue
 from mlc.engine.preflight import check_identity, check_run, run_identity, write_exit, write_run_files
 from mlc.engine.schedule import learning_rate_factor
-from mlc.engine.step import StepSums, Totals, count_totals, training_step
+from mlc.engine.step import StepSums, Totals, TrainingStep, count_totals
+from mlc.engine.step_metrics import objective_metrics, speed_metrics
 from mlc.engine.stop import StopRequest
-from mlc.engine.throughput import peak_flops, step_flops
 from mlc.errors import EXIT_SAVED, MlcError, RecipeError
+from mlc.recipe import TrainRecipe
 
 
 def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
@@ -81,13 +81,23 @@ def _train(recipe: TrainRecipe, ranks: RankInfo, run_folder: Path) -> int:
             vocab_size=manifest.tokenizer.vocab_size,
             special_ids=manifest.tokenizer.special_ids,
             token_counts=corpus.token_counts(manifest.tokenizer.vocab_size),
+            num_languages=len(corpus.languages),
+            device=device,
+        )
+        queue = build_momentum_queue(
+            recipe,
+            engine,
+            vocab_size=manifest.tokenizer.vocab_size,
+            special_ids=manifest.tokenizer.special_ids,
             device=device,
         )
         if checkpoint is not None:
-            load_checkpoint(engine, checkpoint)
+            load_checkpoint(engine, checkpoint, queue=queue)
+        elif queue is not None:
+            queue.fill(builder, recipe.schedule.total_steps)
         if ranks.rank == 0:
             write_run_files(recipe, run_folder, ranks)
-        return _Run(recipe, ranks, manifest, identity, corpus, builder, engine, device, position).to_the_end()
+        return _Run(recipe, ranks, manifest, identity, corpus, builder, engine, queue, device, position).to_the_end()
     finally:
         dist.destroy_process_group()
 
@@ -104,11 +114,12 @@ class _Run:
         corpus: Corpus,
         builder: BatchBuilder,
         engine: Any,
+        queue: MomentumQueue | None,
         device: torch.device,
         position: Position,
     ) -> None:
         self.recipe, self.ranks, self.manifest, self.corpus = recipe, ranks, manifest, corpus
-        self.builder, self.engine, self.device, self.position = builder, engine, device, position
+        self.builder, self.engine, self.queue, self.device, self.position = builder, engine, queue, device, position
         self.identity = identity
         self.run_folder = Path(recipe.run.folder)
         self.saved_step = position.step if position.step else None
@@ -118,6 +129,15 @@ class _Run:
         """Train from `position` on; returns the exit code."""
         recipe, total_steps = self.recipe, self.recipe.schedule.total_steps
         console = Console() if self.ranks.rank == 0 else None
+        training_step = TrainingStep(
+            self.engine,
+            recipe.objectives,
+            languages=len(self.corpus.languages),
+            seed=recipe.run.seed,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            device=self.device,
+        )
         if console is not None:
             discard_after(self.run_folder, self.position.step)
             self._announce(console)
@@ -132,23 +152,22 @@ class _Run:
                     return self._end(EXIT_SAVED, "stopped on request; start the same command again to go on")
                 learning_rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, batch.step)
                 set_learning_rate(self.engine, learning_rate)
-                # Dropout is a function of (seed, step, rank): no generator state to save or restore.
-                torch.manual_seed(hash_words(recipe.run.seed, "dropout", batch.step, self.ranks.rank))
-                sums = training_step(
-                    self.engine,
-                    batch,
-                    totals,
-                    recipe.objectives,
-                    world_size=self.ranks.world_size,
-                    device=self.device,
-                )
-                sums.seconds |= {"data": data_seconds, "step": time.perf_counter() - started + data_seconds}
+                queued = self.queue.pairs() if self.queue else None
+                cosines: dict[str, float] = {}
+                every = recipe.log.gradient_cosine_every
+                if every and (batch.step + 1) % every == 0:
+                    sums, cosines = training_step.take_by_terms(batch, totals, queued)
+                else:
+                    sums = training_step.take(batch, totals, queued)
+                if self.queue is not None:
+                    self.queue.advance(batch)
+                seconds = sums.seconds | {"data": data_seconds, "step": time.perf_counter() - started + data_seconds}
                 self._advance(totals)
                 step = self.position.step
                 if writer is not None:
                     writer.advance(step)
-                    if step % recipe.log.every_steps == 0 or step == total_steps:
-                        writer.write(self._metrics(totals, sums, learning_rate))
+                    if step % recipe.log.every_steps == 0 or step == total_steps or cosines:
+                        writer.write(self._metrics(totals, sums, seconds, learning_rate) | cosines)
                 if step % recipe.checkpoint.every_steps == 0 and step < total_steps:
                     self._save(writer)
             self._save(writer)
@@ -161,41 +180,27 @@ class _Run:
             tokens=self.position.tokens + totals.tokens,
         )
 
-    def _metrics(self, totals: Totals, sums: StepSums, learning_rate: float) -> dict[str, Any]:
-        recipe = self.recipe
-        metrics: dict[str, Any] = asdict(self.position)
-        losses = {name: sums.loss[name] / max(1.0, count) for name, count in totals.denominators.items()}
-        weights = {name: getattr(recipe.objectives, name).weight for name in losses}
-        on = [name for name, weight in weights.items() if weight]
-        metrics["loss"] = sum(weights[name] * losses[name] for name in on)
-        for name in on:
-            metrics[f"loss/{name}"] = losses[name]
-            metrics[f"weight/{name}"] = weights[name]
-            metrics[f"count/{name}"] = totals.denominators[name]
-            metrics[f"accuracy/{name}"] = sums.correct[name] / max(1.0, totals.denominators[name])
-        if "contrastive" in on:
-            metrics["temperature"] = recipe.objectives.contrastive.temperature
-            metrics["masked_negatives"] = sums.masked_negatives
+    def _metrics(
+        self, totals: Totals, sums: StepSums, seconds: dict[str, float], learning_rate: float
+    ) -> dict[str, Any]:
         norm = self.engine.get_global_grad_norm()
-        metrics |= {"lr": learning_rate, "grad_norm": None if norm is None else float(norm)}
-        packed = recipe.model.architecture == "glm"  # the GLM computes on real tokens only
-        metrics["padding_fraction"] = 0.0 if packed else 1 - totals.tokens / totals.slots
-        seconds = sums.seconds["step"]
-        metrics["tokens_per_second"] = totals.tokens / seconds
-        if packed:
-            predicted = totals.denominators["glm"] + totals.denominators["mlm"]
-            flops = step_flops(
-                recipe.model, self.manifest.tokenizer.vocab_size, totals.tokens, totals.squared_lengths, predicted
-            )
-            peak = peak_flops(self.device)
-            metrics["tflops_per_second"] = flops / seconds / 1e12
-            metrics["mfu"] = None if peak is None else flops / seconds / (peak * self.ranks.world_size)
-        if self.device.type == "cuda":
-            metrics["memory/peak_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
-        metrics |= {f"seconds/{name}": value for name, value in sums.seconds.items()}
-        metrics["seconds/checkpoint"] = self.checkpoint_seconds
-        metrics["time"] = time.time()
-        return metrics
+        return {
+            **asdict(self.position),
+            **objective_metrics(self.recipe, totals, sums, self.corpus.languages),
+            "lr": learning_rate,
+            "grad_norm": None if norm is None else float(norm),
+            **speed_metrics(
+                self.recipe,
+                totals,
+                seconds["step"],
+                vocab_size=self.manifest.tokenizer.vocab_size,
+                world_size=self.ranks.world_size,
+                device=self.device,
+            ),
+            **{f"seconds/{name}": value for name, value in seconds.items()},
+            "seconds/checkpoint": self.checkpoint_seconds,
+            "time": time.time(),
+        }
 
     def _save(self, writer: MetricsWriter | None) -> None:
         if self.saved_step == self.position.step:
@@ -212,7 +217,7 @@ class _Run:
             "tokenizer_sha256": self.manifest.tokenizer.sha256,
             "shards_sha256": self.manifest.sha256,
             "languages": self.corpus.languages,
-            "contrastive": recipe.objectives.contrastive.weight > 0,
+            "contrastive": recipe.objectives.info_nce is not None,
             "objectives": recipe.objectives.model_dump(mode="json"),
             "step": self.position.step,
             "samples": self.position.samples,
@@ -226,6 +231,7 @@ class _Run:
             info,
             tokenizer=self.manifest.folder / self.manifest.tokenizer.file,
             keep_last=recipe.checkpoint.keep_last,
+            queue=self.queue,
         )
         self.saved_step = self.position.step
         self.checkpoint_seconds = time.perf_counter() - started

@@ -50,7 +50,7 @@ def retrieval(
         str, typer.Option(help='-1 = last, 0 = embeddings, k = block k, "best" = chosen on --dev. Default: as trained.')
     ] = "",
     dev: Annotated[list[Path] | None, typer.Option(help="Parallel texts that choose the layer.")] = None,
-    pooling: Annotated[str, typer.Option(help="mean, cls or last. Default: as trained.")] = "",
+    pooling: Annotated[str, typer.Option(help="mean, cls, last or attention. Default: as trained.")] = "",
     projection: Annotated[
         bool | None, typer.Option("--projection/--no-projection", help="Apply the projection. Default: as trained.")
     ] = None,

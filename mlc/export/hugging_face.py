@@ -2,8 +2,8 @@
 
 In:  a run or one of its checkpoints (mlc.tasks.locate).
 Out: config.json, model.safetensors, tokenizer.json with its configuration, tokenizer.model, mlc.json (what the contrast
-     was trained on), projection.safetensors where there is one, README.md; for the GLM also its code, which
-     `trust_remote_code=True` runs where this package is not installed.
+     was trained on), projection.safetensors and attention_pooling.safetensors where there are such, README.md; for the
+     GLM also its code, which `trust_remote_code=True` runs where this package is not installed.
 
 An export is written into a hidden folder beside its place, opened again through transformers' Auto classes, compared
 with the checkpoint, and only then renamed to its name. The GLM's classes are this package's in that check: the copied
@@ -36,7 +36,15 @@ from mlc.export.model_card import model_card
 from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
 from mlc.model.build import encoder_of
 from mlc.tasks.encoder import Representation, TextEncoder, choose_representation, pool_states
-from mlc.tasks.loading import PROJECTION_FILE, PROJECTION_KEY, TOKENIZER_FILE, LoadedModel, load_model
+from mlc.tasks.loading import (
+    PROJECTION_FILE,
+    PROJECTION_KEY,
+    QUERY_FILE,
+    QUERY_KEY,
+    TOKENIZER_FILE,
+    LoadedModel,
+    load_model,
+)
 from mlc.tasks.locate import DESCRIPTION_FILE, EXPORT_FORMAT, find_model, read_description
 
 MAX_DIFFERENCE = 1e-5
@@ -149,6 +157,8 @@ def _write_model(loaded: LoadedModel, folder: Path) -> None:
     if loaded.projection is not None:
         weight = loaded.projection.weight.detach().contiguous()
         save_file({PROJECTION_KEY: weight}, folder / PROJECTION_FILE, metadata={"format": "pt"})
+    if loaded.pooling_query is not None:
+        save_file({QUERY_KEY: loaded.pooling_query.contiguous()}, folder / QUERY_FILE, metadata={"format": "pt"})
 
 
 def _whole_model(loaded: LoadedModel) -> Any:
@@ -267,12 +277,15 @@ def _encode_with_transformers(
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
     model = encoder_of(model)
+    query = load_file(folder / QUERY_FILE)[QUERY_KEY] if representation.pooling == "attention" else None
     vectors = []
     for text in texts:  # one by one: another batching than the encoder's
         batch = tokenizer([text], truncation=True, return_tensors="pt")
         output = model(**batch, output_hidden_states=True)
         layers = (*output.hidden_states[:-1], output.last_hidden_state)
-        pooled = pool_states(layers[representation.layer], batch["attention_mask"].bool(), representation.pooling)
+        pooled = pool_states(
+            layers[representation.layer], batch["attention_mask"].bool(), representation.pooling, query
+        )
         if representation.projection:
             pooled = pooled @ load_file(folder / PROJECTION_FILE)[PROJECTION_KEY].T
         vectors.append(torch.nn.functional.normalize(pooled, dim=-1))

@@ -14,6 +14,11 @@ from mlc.tasks.encoder import Representation, describe
 _POOLING_CODE = {
     "mean": ('mask = batch["attention_mask"].unsqueeze(-1)', "pooled = (states * mask).sum(1) / mask.sum(1)"),
     "cls": ("pooled = states[:, 0]",),
+    "attention": (
+        'query = load_file(f"{folder}/attention_pooling.safetensors")["query"]',
+        'score = (states @ query).masked_fill(batch["attention_mask"] == 0, -torch.inf)',
+        "pooled = (states * score.softmax(1).unsqueeze(-1)).sum(1)",
+    ),
     "last": ('last = batch["attention_mask"].sum(1) - 1', "pooled = states[torch.arange(len(states)), last]"),
 }
 
@@ -81,9 +86,10 @@ def _example(representation: Representation, own_code: bool, half: bool) -> list
     states = (
         "output.last_hidden_state" if representation.layer == -1 else f"output.hidden_states[{representation.layer}]"
     )
+    reads_files = representation.projection or representation.pooling == "attention"
     lines = [
         "import torch",
-        *(["from safetensors.torch import load_file"] if representation.projection else []),
+        *(["from safetensors.torch import load_file"] if reads_files else []),
         "from transformers import AutoModel, AutoTokenizer",
         "",
         'folder = "."',

@@ -1,6 +1,6 @@
 """Build the model a recipe asks for.
 
-In:  a `ModelSection`, what the shards' manifest says of the vocabulary, a seed.
+In:  a `ModelSection`, an `ObjectivesSection`, what the shards' manifest says of the vocabulary, a seed.
 Out: a `TrainingModel` whose new weights are a function of (seed, parameter name).
 """
 
@@ -14,13 +14,15 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from mlc.config import ModelSection
 from mlc.errors import RecipeError
 from mlc.model.configuration_glm import MlcGlmConfig
+from mlc.model.heads import BoundedTemperature, LanguageAdversary
 from mlc.model.initialise import DEFAULT_STD, Gathered, draw, initialise, whole
 from mlc.model.modeling_glm import MlcGlmModel
 from mlc.model.registration import register_auto_classes
 from mlc.model.training_model import TrainingModel
+from mlc.recipe import ModelSection
+from mlc.recipe_objectives import ObjectivesSection
 
 POSITIONS_BEFORE_FIRST = {"xlm-roberta", "roberta", "camembert", "xlm-roberta-xl", "xmod", "data2vec-text"}
 """Model types that number positions from pad_token_id + 1, and so need that many more of them."""
@@ -33,6 +35,8 @@ def build_training_model(
     max_positions: int,
     seed: int,
     *,
+    objectives: ObjectivesSection | None = None,
+    num_languages: int = 0,
     gathered: Gathered = whole,
 ) -> TrainingModel:
     """Build the model and draw its initial weights.
@@ -43,11 +47,14 @@ def build_training_model(
         special_ids: ids of the special tokens; "[PAD]" is needed.
         max_positions: longest row the model must take, in tokens.
         seed: of the run.
+        objectives: the recipe's section; which heads for training alone there are. None = none of them.
+        num_languages: languages of the shards, which the language adversary tells apart.
         gathered: see `initialise`; for a model that is built under deepspeed.zero.Init. Weights that are loaded
             (`model.path`) can't be built that way: partition that model afterwards.
 
     Raises:
-        RecipeError: the section names a model that can't be loaded, or can't be used so.
+        RecipeError: the section names a model that can't be loaded, or can't be used so; or the language adversary
+            has fewer than two languages.
     """
     if model.architecture == "glm":
         config = glm_config(model, vocab_size, special_ids, max_positions)
@@ -62,15 +69,44 @@ def build_training_model(
         if model.path:
             _grow_vocabulary(backbone, vocab_size, seed)
             config.vocab_size = backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    built = wrap_backbone(backbone, model, config)
+    built = wrap_backbone(backbone, model, config, objectives, num_languages)
     initialise(built, seed, gathered=gathered, include=lambda name: not (model.path and name.startswith("backbone.")))
     return built
 
 
-def wrap_backbone(backbone: nn.Module, model: ModelSection, config: PretrainedConfig) -> TrainingModel:
-    """A `TrainingModel` around `backbone` as the recipe's section says; `config` is what rebuilds the backbone."""
+def wrap_backbone(
+    backbone: nn.Module,
+    model: ModelSection,
+    config: PretrainedConfig,
+    objectives: ObjectivesSection | None = None,
+    num_languages: int = 0,
+) -> TrainingModel:
+    """A `TrainingModel` around `backbone` as the recipe's sections say; `config` is what rebuilds the backbone.
+
+    Without `objectives` it has no heads for training alone, as a model folder has none.
+    """
+    temperature, adversary = None, None
+    contrast = objectives.info_nce if objectives else None
+    if contrast and contrast.learn_temperature:
+        temperature = BoundedTemperature(contrast.temperature, contrast.temperature_bounds)
+    if objectives and objectives.language_adversary.weight:
+        if num_languages < 2:
+            raise RecipeError(
+                "the language adversary has nothing to tell apart",
+                found=f"{num_languages} languages",
+                needed="2 or more, or objectives.language_adversary.weight = 0",
+            )
+        section = objectives.language_adversary
+        width = model.projection_size or int(config.hidden_size)
+        adversary = LanguageAdversary(width, section.hidden_size, num_languages, section.reversal)
     return TrainingModel(
-        backbone, config, pooling=model.pooling, layer=model.layer, projection_size=model.projection_size
+        backbone,
+        config,
+        pooling=model.pooling,
+        layer=model.layer,
+        projection_size=model.projection_size,
+        temperature=temperature,
+        language_adversary=adversary,
     )
 
 

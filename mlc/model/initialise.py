@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mlc.model.configuration_glm import MlcGlmConfig
+from mlc.model.heads import AttentionPooling, BoundedTemperature
 from mlc.model.modeling_glm import initial_std
 from mlc.model.training_model import TrainingModel
 
@@ -40,9 +41,10 @@ def initialise(
 ) -> None:
     """Draw the initial value of every parameter of `module`.
 
-    Norms start at 1 and biases at 0; everything else is normal, with the deviation `initial_std` gives it inside a GLM,
-    the `initializer_range` inside another transformers model, and 1 / sqrt(inputs) in the heads. The row of an
-    embedding that stands for padding is 0. A parameter that has several names counts by its first one.
+    Norms start at 1. Biases, the query of attention pooling and the parameter of a learned temperature start at 0.
+    Everything else is normal, with the deviation `initial_std` gives it inside a GLM, the `initializer_range` inside
+    another transformers model, and 1 / sqrt(inputs) in the heads. The row of an embedding that stands for padding is 0.
+    A parameter that has several names counts by its first one.
 
     Args:
         module: its names, from `named_parameters()`, are part of the values.
@@ -120,7 +122,7 @@ def _std(owner: nn.Module, config: object) -> float:
 
 
 def _initial_value(owner: nn.Module, own_name: str, config: object, shape: torch.Size, seed: int, name: str) -> Tensor:
-    if own_name == "bias" or own_name.endswith("_bias"):
+    if own_name == "bias" or own_name.endswith("_bias") or isinstance(owner, AttentionPooling | BoundedTemperature):
         return torch.zeros(shape)
     if "norm" in type(owner).__name__.lower():
         return torch.ones(shape)

@@ -3,7 +3,7 @@
 In:  a full state dict and its description, or such a folder.
 Out: the folder, or a `TrainingModel` with its description.
 
-    model.safetensors   the state dict of `TrainingModel` in fp32; the tied head is not stored
+    model.safetensors   the state dict of `TrainingModel` in fp32, without the tied head and what only losses use
     config.json         the encoder's configuration, as transformers saves it
     mlc.json            {"format": "mlc-model", "version": 1, "model": the recipe's section, "vocab_size",
                          "special_ids", "max_tokens", "tokenizer_sha256", "languages", "contrastive": whether a
@@ -27,11 +27,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
-from mlc.config import ModelSection
 from mlc.errors import CheckpointError
 from mlc.model.build import encoder_of, wrap_backbone
 from mlc.model.registration import register_auto_classes
-from mlc.model.training_model import TrainingModel
+from mlc.model.training_model import TRAINING_ONLY, TrainingModel
+from mlc.recipe import ModelSection
 
 FORMAT, VERSION = "mlc-model", 1
 WEIGHTS, CONFIG, INFO = "model.safetensors", "config.json", "mlc.json"
@@ -46,7 +46,7 @@ def save_model_folder(
 
     Args:
         folder: made if missing; files in it are replaced.
-        state_dict: of a `TrainingModel`, whole (not partitioned).
+        state_dict: of a `TrainingModel`, whole (not partitioned). Heads for training alone are left out.
         backbone_config: its `backbone_config`.
         info: the keys of mlc.json but "format" and "version".
 
@@ -56,7 +56,7 @@ def save_model_folder(
     missing = [key for key in REQUIRED_INFO if key not in info]
     if missing:
         raise CheckpointError("the description of the model is incomplete", found=f"no {', '.join(missing)}")
-    weights = {name: value for name, value in state_dict.items() if name != TIED}
+    weights = {name: value for name, value in state_dict.items() if name != TIED and not name.startswith(TRAINING_ONLY)}
     empty = [name for name, value in weights.items() if not value.numel()]
     if empty:
         raise CheckpointError(

@@ -21,9 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from mlc.model.heads import AttentionPooling, BoundedTemperature, LanguageAdversary
 from mlc.model.modeling_glm import MlcGlmModel, MlcGlmRMSNorm
 
-Pooling = Literal["mean", "cls", "last"]
+Pooling = Literal["mean", "cls", "last", "attention"]
+
+TRAINING_ONLY = ("temperature.", "language_adversary.")
+"""Beginnings of the names of parameters that only the losses use: a model folder leaves them out, DeepSpeed's own files
+keep them for resuming."""
 
 
 class TiedHead(nn.Module):
@@ -88,9 +93,12 @@ class TrainingModel(nn.Module):
         backbone: the GLM, or an encoder of transformers whose embeddings are as wide as its states.
         backbone_config: what a model is built from whose encoder is `backbone`; its own configuration, unless it is
             half of an encoder-decoder.
-        pooling: how Part A becomes one vector: the mean of its tokens, its first token, or its last one.
+        pooling: how Part A becomes one vector: the mean of its tokens, its first token, its last one, or a mean with
+            learned weights.
         layer: whose states are pooled: 0 = embeddings, k = output of block k, -1 = the last, after the final norm.
         projection_size: width E of the embeddings; 0 = no projection, E = D.
+        temperature: of the contrast, where it is learned; like the next, for training alone.
+        language_adversary: guesses languages from embeddings of width E.
     """
 
     def __init__(
@@ -101,6 +109,8 @@ class TrainingModel(nn.Module):
         pooling: Pooling,
         layer: int,
         projection_size: int,
+        temperature: BoundedTemperature | None = None,
+        language_adversary: LanguageAdversary | None = None,
     ) -> None:
         super().__init__()
         width = int(backbone_config.hidden_size)
@@ -108,11 +118,13 @@ class TrainingModel(nn.Module):
         self.backbone_config = backbone_config
         self.pooling: Pooling = pooling
         self.layer = layer
+        self.attention_pooling = AttentionPooling(width) if pooling == "attention" else None
         self.projection = nn.Linear(width, projection_size, bias=False) if projection_size else None
         self.glm_transform, self.mlm_transform = HeadTransform(width), HeadTransform(width)
         embeddings = backbone.get_input_embeddings()  # type: ignore[operator]
         self.lm_head = TiedHead(embeddings.weight)
         self.glm_bias, self.mlm_bias = TokenBias(embeddings.num_embeddings), TokenBias(embeddings.num_embeddings)
+        self.temperature, self.language_adversary = temperature, language_adversary
 
     def forward(
         self,
@@ -138,7 +150,8 @@ class TrainingModel(nn.Module):
 
         Returns:
             "embeddings" (R, E), unit norm, at least fp32; "glm_logits" (G, V) and "mlm_logits" (M, V), each where its
-            index is given. A row without Part A has an embedding without meaning.
+            index is given; "temperature" (1,), at least fp32, where it is learned; "language_logits" (R, languages),
+            where there is an adversary. A row without Part A has an embedding without meaning.
         """
         if isinstance(self.backbone, MlcGlmModel):
             packed = self.backbone.forward_packed(
@@ -163,6 +176,10 @@ class TrainingModel(nn.Module):
         if mlm_index is not None:
             masked_ND = states_TD.index_select(0, tokens_at(mlm_index))
             outputs["mlm_logits"] = self.mlm_bias(self.lm_head(self.mlm_transform(masked_ND)))
+        if self.temperature is not None:
+            outputs["temperature"] = self.temperature()
+        if self.language_adversary is not None:
+            outputs["language_logits"] = self.language_adversary(outputs["embeddings"])
         return outputs
 
     def _run_hugging_face(self, input_ids: Tensor, part_a_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,8 +199,11 @@ class TrainingModel(nn.Module):
     ) -> Tensor:
         """Pool, project, normalise: (T, D) -> (R, E)."""
         wide = torch.promote_types(states_TD.dtype, torch.float32)
-        if self.pooling == "mean":
-            weight_T = pooled_T / part_a_lengths.to(wide).clamp(min=1)[row_T]
+        if self.pooling in ("mean", "attention"):
+            if self.attention_pooling is None:
+                weight_T = pooled_T / part_a_lengths.to(wide).clamp(min=1)[row_T]
+            else:
+                weight_T = self.attention_pooling(states_TD, row_T, pooled_T, len(start_R))
             sums_RD = torch.zeros(len(start_R), states_TD.shape[1], dtype=wide, device=states_TD.device)
             pooled_RD = sums_RD.index_add(0, row_T, states_TD.to(wide) * weight_T[:, None].to(wide))
         else:

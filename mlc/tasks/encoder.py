@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 Progress = Callable[[int], object]
 """Called with the number of texts finished since the last call."""
 
-POOLINGS = ("mean", "cls", "last")
+POOLINGS = ("mean", "cls", "last", "attention")
 LAST_LAYER = -1
 
 
@@ -40,7 +40,8 @@ class Representation:
 
     Attributes:
         layer: -1 = last hidden state; 0 = embeddings; k = output of block k.
-        pooling: mean over all tokens, [CLS] and [SEP] included; cls = first token; last = last token.
+        pooling: mean over all tokens, [CLS] and [SEP] included; cls = first token; last = last token; attention = mean
+            with the weights of the trained query.
         projection: whether the trained projection is applied.
     """
 
@@ -83,6 +84,7 @@ class TextEncoder:
         self._device = torch.device(device)
         self._backbone = model.backbone.eval().to(self._device)
         self._projection = model.projection.eval().to(self._device) if model.projection is not None else None
+        self._pooling_query = model.pooling_query.to(self._device) if model.pooling_query is not None else None
 
     @classmethod
     def load(
@@ -101,8 +103,9 @@ class TextEncoder:
 
         Args:
             model: run folder, checkpoint, export, Hugging Face folder or hub name.
-            layer, pooling, projection: replace the default representation in part; a layer other than the one the
-                projection was trained on goes without projection unless `projection` is True.
+            layer, pooling, projection: replace the default representation in part; a layer other than the one they were
+                trained on goes without projection unless `projection` is True, and without attention pooling unless
+                `pooling` says so.
             precision: bf16 = the backbone computes in bfloat16; pooling and projection are fp32 in both.
             threads: torch's intra-op threads of this process; None = as they are.
             max_tokens: longest input, [CLS] and [SEP] included; None = as in training.
@@ -202,7 +205,7 @@ class TextEncoder:
                 states_RLD = output.last_hidden_state
             else:
                 states_RLD = output.hidden_states[representation.layer]
-            pooled_RD = pool_states(states_RLD.float(), mask_RL, representation.pooling)
+            pooled_RD = pool_states(states_RLD.float(), mask_RL, representation.pooling, self._pooling_query)
             if representation.projection and self._projection is not None:
                 pooled_RD = self._projection(pooled_RD)
             vectors.append(F.normalize(pooled_RD, dim=-1))
@@ -222,9 +225,10 @@ def choose_representation(
     default = Representation() if trained is None else Representation(**trained)
     same_layer = layer is None or _counted(layer, model.layers) == _counted(default.layer, model.layers)
     same_states = same_layer and pooling in (None, default.pooling)
+    default_pooling = default.pooling if same_layer or default.pooling != "attention" else "mean"
     return Representation(
         layer=default.layer if layer is None else layer,
-        pooling=default.pooling if pooling is None else pooling,
+        pooling=default_pooling if pooling is None else pooling,
         projection=(default.projection and same_states) if projection is None else projection,
     )
 
@@ -239,12 +243,16 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[lis
         start += rows
 
 
-def pool_states(states_RLD: Tensor, mask_RL: Tensor, pooling: str) -> Tensor:
-    """Pool the states of right-padded rows: (R, L, D) and bool (R, L) -> (R, D)."""
+def pool_states(states_RLD: Tensor, mask_RL: Tensor, pooling: str, query_D: Tensor | None = None) -> Tensor:
+    """Pool the states of right-padded rows: (R, L, D) and bool (R, L) -> (R, D). Attention pooling needs its query."""
     if pooling == "cls":
         return states_RLD[:, 0]
     if pooling == "last":
         return states_RLD[torch.arange(len(states_RLD), device=states_RLD.device), mask_RL.sum(1) - 1]
+    if pooling == "attention":
+        assert query_D is not None
+        weight_RL = (states_RLD @ query_D).masked_fill(~mask_RL, -torch.inf).softmax(1)
+        return (states_RLD * weight_RL.unsqueeze(-1)).sum(1)
     weight_RL1 = mask_RL.unsqueeze(-1).to(states_RLD.dtype)
     return (states_RLD * weight_RL1).sum(1) / weight_RL1.sum(1)
 
@@ -254,6 +262,12 @@ def _check(model: LoadedModel, representation: Representation) -> None:
         raise UsageError("no such layer", found=representation.layer, needed=f"-1 (last) or 0..{model.layers}")
     if representation.pooling not in POOLINGS:
         raise UsageError("no such pooling", found=representation.pooling, needed=", ".join(POOLINGS))
+    if representation.pooling == "attention" and model.pooling_query is None:
+        raise MlcError(
+            "the model has no trained attention pooling",
+            where=model.source.name,
+            hint="choose another pooling: mlc evaluate ... --pooling mean",
+        )
     if representation.projection and model.projection is None:
         raise MlcError(
             "the model has no trained projection",

@@ -1,7 +1,7 @@
 """Weights and tokenizer of a `ModelSource`, from safetensors only.
 
 In:  where a model is (mlc.tasks.locate).
-Out: a `LoadedModel`: backbone, projection, tokenizer, and what its contrast was trained on.
+Out: a `LoadedModel`: backbone, pooling query, projection, tokenizer, and what its contrast was trained on.
 
 A pickle is never opened, and no code that lies beside a model is run.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel
 
 from mlc.errors import CheckpointError, MlcError, UsageError
@@ -36,6 +36,8 @@ from mlc.tasks.tokenizers import (
 TOKENIZER_FILE = "tokenizer.model"
 PROJECTION_FILE = "projection.safetensors"
 PROJECTION_KEY = "weight"
+QUERY_FILE = "attention_pooling.safetensors"
+QUERY_KEY = "query"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class LoadedModel:
         backbone: takes input_ids and attention_mask (R, L), returns last_hidden_state and hidden_states.
         config: configuration of the model whose encoder is `backbone`.
         projection: linear map of the pooled state; None where none was trained.
+        pooling_query: of attention pooling, (D,); None where none was trained.
         layers: blocks of the backbone; `hidden_states` has one more.
         width: D.
         contrast: {"layer", "pooling", "projection"} that a contrast was trained on; None where there was no contrast.
@@ -60,6 +63,7 @@ class LoadedModel:
     layers: int
     width: int
     contrast: dict[str, Any] | None = None
+    pooling_query: Tensor | None = None
     description: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,6 +103,7 @@ def _load_checkpoint(source: ModelSource, max_tokens: int | None) -> LoadedModel
         layers=model.backbone_config.num_hidden_layers,
         width=model.backbone_config.hidden_size,
         contrast=contrast,
+        pooling_query=model.attention_pooling.query.detach() if contrast and model.attention_pooling else None,
         description=description,
     )
 
@@ -107,9 +112,11 @@ def _load_export(source: ModelSource, max_tokens: int | None) -> LoadedModel:
     description = read_description(source.folder)
     backbone = _auto_model(source.name)
     contrast = description["contrast"]
-    projection = None
+    projection, query = None, None
     if contrast and contrast["projection"]:
-        projection = _read_projection(source.folder / PROJECTION_FILE)
+        projection = _projection_of(_read_tensor(source.folder / PROJECTION_FILE, PROJECTION_KEY))
+    if contrast and contrast["pooling"] == "attention":
+        query = _read_tensor(source.folder / QUERY_FILE, QUERY_KEY)
     return LoadedModel(
         source=source,
         backbone=backbone,
@@ -119,6 +126,7 @@ def _load_export(source: ModelSource, max_tokens: int | None) -> LoadedModel:
         layers=backbone.config.num_hidden_layers,
         width=backbone.config.hidden_size,
         contrast=contrast,
+        pooling_query=query,
         description=description,
     )
 
@@ -146,11 +154,15 @@ def _own_tokenizer(
     )
 
 
-def _read_projection(file: Path) -> nn.Linear:
+def _read_tensor(file: Path, key: str) -> Tensor:
     try:
-        weight = load_file(file)[PROJECTION_KEY]
+        tensor: Tensor = load_file(file)[key]
     except (OSError, SafetensorError, KeyError) as error:
-        raise CheckpointError("the projection cannot be read", found=str(error), where=str(file)) from None
+        raise CheckpointError("what pools the states cannot be read", found=str(error), where=str(file)) from None
+    return tensor
+
+
+def _projection_of(weight: Tensor) -> nn.Linear:
     projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     with torch.no_grad():
         projection.weight.copy_(weight)

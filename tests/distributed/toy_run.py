@@ -16,8 +16,14 @@ from naive_objectives import Pair, naive_info_nce, naive_token_loss
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mlc.distributed.gather import gather_rows, gather_rows_detached, sum_over_ranks
-from mlc.objectives.info_nce import PairIdentity, info_nce_sum
+from mlc.distributed.gather import (
+    gather_rows,
+    gather_rows_detached,
+    log_sum_exp_over_ranks,
+    max_over_ranks,
+    sum_over_ranks,
+)
+from mlc.objectives.info_nce import AcrossRanks, InfoNceSettings, PairIdentity, info_nce_sum
 from mlc.objectives.joint import Term, joint_loss
 from mlc.objectives.token_losses import token_cross_entropy_sum
 
@@ -198,20 +204,22 @@ def local_terms(
 
     glm, mlm = (tokens.of_samples(low, high).with_dummy() for tokens in (batch.glm, batch.mlm))
     outputs = model(rows(batch.first_NF, 0.3), rows(batch.second_NF, -0.2), glm.features, mlm.features)
+    languages = torch.zeros(2, world_size * rows_per_rank, dtype=torch.int64)
     contrast = info_nce_sum(
         outputs.first_BE,
         outputs.second_BE,
-        method.gather(outputs.first_BE),
         method.gather(outputs.second_BE),
         own_index_N=rank * rows_per_rank + torch.arange(rows_per_rank),
         identity=PairIdentity(  # padding gets the numbers of real pairs: it must not count whatever it holds
             gather_rows_detached(rows(batch.group, 7)),
             gather_rows_detached(rows(batch.first_text, 0)),
             gather_rows_detached(rows(batch.second_text, 1000)),
+            *languages,
             gather_rows_detached(rows(batch.has_partner, method.padding_is_valid)),
         ),
         temperature=outputs.temperature,
-        symmetric=case.symmetric,
+        settings=InfoNceSettings(symmetric=case.symmetric),
+        across_ranks=AcrossRanks(log_sum_exp_over_ranks, max_over_ranks),
     )
     pairs = contrast.rows if method.local_denominators else batch.has_partner.sum()
     terms = {"contrastive": Term(contrast.loss, float(pairs), case.contrastive)}

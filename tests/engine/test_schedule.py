@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlc.config import ScheduleSection
 from mlc.engine.schedule import learning_rate_factor
+from mlc.recipe import ScheduleSection
 
 KINDS = st.sampled_from(["constant", "linear", "cosine", "wsd"])
 

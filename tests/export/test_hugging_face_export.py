@@ -16,12 +16,12 @@ import torch
 from small_models import GLM, TRAINING_TEXTS, make_checkpoint
 from transformers import AutoModel, AutoTokenizer, BertConfig, MT5Config
 
-from mlc.config import ModelSection
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.export import hugging_face
 from mlc.export.command import run_export
 from mlc.export.hugging_face import export_model
 from mlc.model import register_auto_classes
+from mlc.recipe import ModelSection
 from mlc.tasks.encoder import Representation, TextEncoder
 
 TOLERANCE = 1e-5  # fp32 sums in another order
@@ -43,10 +43,15 @@ sys.meta_path.insert(0, Refuse())
 CASES = {
     "mean of the last layer, projected": (GLM.model_copy(update={"projection_size": 12}), True),
     "cls of layer 1": (GLM.model_copy(update={"layer": 1, "pooling": "cls"}), True),
+    "attention over layer 1, projected": (
+        GLM.model_copy(update={"layer": 1, "pooling": "attention", "projection_size": 12}),
+        True,
+    ),
+    "attention, never contrasted": (GLM.model_copy(update={"pooling": "attention"}), False),
     "last token": (GLM.model_copy(update={"pooling": "last"}), True),
     "never contrasted": (GLM.model_copy(update={"projection_size": 12}), False),
     "bert": (ModelSection(architecture="huggingface", config="bert", projection_size=8), True),
-    "mt5": (ModelSection(architecture="huggingface", config="mt5", projection_size=8), True),
+    "mt5": (ModelSection(architecture="huggingface", config="mt5", pooling="attention"), True),
 }
 CONFIGS = {
     "bert": BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
@@ -108,6 +113,7 @@ def test_the_cards_example_gives_the_checkpoints_embeddings_without_this_package
     assert it.report.step == 7
     assert it.report.max_difference <= TOLERANCE
     assert (it.out / "projection.safetensors").exists() == (contrastive and section.projection_size > 0)
+    assert (it.out / "attention_pooling.safetensors").exists() == (contrastive and section.pooling == "attention")
     assert bool(list(it.out.glob("*.py"))) == (section.architecture == "glm")
     modes = {file.stat().st_mode for file in it.out.iterdir()}
     assert len(modes) == 1  # whoever can read one file can read all

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, MBartConfig, MT5Config, PretrainedConfig, XLMRobertaConfig
 
-from mlc.config import ModelSection
 from mlc.errors import RecipeError
 from mlc.model import MlcGlmConfig, MlcGlmModel, build_training_model, register_auto_classes
 from mlc.model.build import encoder_of
+from mlc.recipe import ModelSection
 
 SPECIAL_IDS = {"[PAD]": 0}
 WIDTH, VOCABULARY = 32, 70
@@ -96,6 +96,21 @@ def test_padding_is_not_seen(kind: str, tmp_path: Path) -> None:
     alone = {key: value[:, :3] if value.ndim == 2 else value for key, value in alone.items()}
     alone["mlm_index"] = torch.tensor([0])
     torch.testing.assert_close(model(**inputs)["embeddings"][2:], model(**alone)["embeddings"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_pooling_weighs_the_tokens(kind: str, tmp_path: Path) -> None:
+    chosen = section(config=str(saved_config(kind, tmp_path)), pooling="attention", layer=1)
+    model = build_training_model(chosen, VOCABULARY, SPECIAL_IDS, 32, seed=1).eval()
+    query = torch.nn.init.normal_(model.attention_pooling.query, generator=torch.Generator().manual_seed(1))
+    inputs = batch()
+    mask = (torch.arange(9) < inputs["lengths"][:, None]).long()
+    states = model.backbone(
+        input_ids=inputs["input_ids"], attention_mask=mask, output_hidden_states=True
+    ).hidden_states[1]
+    pooled = [(states[row, :length] @ query).softmax(0) @ states[row, :length] for row, length in enumerate([5, 9, 3])]
+    expected = F.normalize(model.projection(torch.stack(pooled)), dim=-1)
+    torch.testing.assert_close(model(**inputs)["embeddings"], expected, rtol=1e-5, atol=1e-6)  # fp32
 
 
 @pytest.mark.parametrize("kind", KINDS)

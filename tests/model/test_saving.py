@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import MT5Config
 
-from mlc.config import ModelSection
 from mlc.errors import CheckpointError
 from mlc.model import TrainingModel, build_training_model
 from mlc.model.saving import load_training_model, save_model_folder
+from mlc.recipe import ModelSection
+from mlc.recipe_objectives import ObjectivesSection
 
 GLM = ModelSection(layers=2, hidden_size=16, heads=2, feed_forward_size=24, projection_size=6, pooling="cls", layer=1)
 
@@ -71,6 +72,25 @@ def test_encoder_decoder_round_trip(tmp_path: Path) -> None:
     loaded, _ = load_training_model(tmp_path / "model")
     expected = outputs(model)
     for name, value in outputs(loaded).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_heads_for_training_alone_stay_behind_and_the_pooling_query_does_not(tmp_path: Path) -> None:
+    section = GLM.model_copy(update={"pooling": "attention"})
+    objectives = ObjectivesSection.model_validate(
+        {"contrastive": {"weight": 1.0, "learn_temperature": True}, "language_adversary": {"weight": 1.0}}
+    )
+    model = build_training_model(section, 50, {"[PAD]": 0}, 32, seed=1, objectives=objectives, num_languages=2)
+    assert model.attention_pooling is not None
+    torch.nn.init.normal_(model.attention_pooling.query)
+    save_model_folder(tmp_path, model.state_dict(), model.backbone_config, info_of(section))
+    left = set(model.state_dict()) - set(load_file(tmp_path / "model.safetensors"))
+    assert {name.partition(".")[0] for name in left} == {"temperature", "language_adversary"}
+    loaded, _ = load_training_model(tmp_path)
+    assert (loaded.temperature, loaded.language_adversary) == (None, None)
+    expected, found = outputs(model), outputs(loaded)
+    assert set(expected) - set(found) == {"temperature", "language_logits"}
+    for name, value in found.items():
         assert torch.equal(value, expected[name]), name
 
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlc.config import ModelSection
 from mlc.errors import RecipeError
 from mlc.model import MlcGlmConfig, MlcGlmModel, TrainingModel, build_training_model, initialise
 from mlc.model.initialise import start_from_frequencies
+from mlc.recipe import ModelSection
 
 SPECIAL_IDS = {"[PAD]": 0}
 SECTION = ModelSection(layers=3, hidden_size=32, heads=2, feed_forward_size=48, projection_size=12)

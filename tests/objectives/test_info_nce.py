@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import contrast_cases
 import pytest
 import torch
+from contrast_cases import ContrastCase
+from contrast_cases import contrast_cases as cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_objectives import Pair, naive_info_nce
 from torch import Tensor
 
-from mlc.objectives.info_nce import ContrastiveSums, PairIdentity, info_nce_sum
+from mlc.objectives.info_nce import ContrastiveSums, InfoNceSettings, PairIdentity, info_nce_sum
+from mlc.objectives.negatives import Negatives
+from mlc.objectives.tiles import TileSize
 
 
 def plain_identity(rows: int) -> PairIdentity:
     index = torch.arange(rows)
-    return PairIdentity(torch.full((rows,), -1), index, 1000 + index, torch.ones(rows, dtype=torch.bool))
+    return PairIdentity(
+        torch.full((rows,), -1), index, 1000 + index, 0 * index, 0 * index, torch.ones(rows, dtype=torch.bool)
+    )
 
 
 def contrast(
@@ -26,20 +32,21 @@ def contrast(
     identity: PairIdentity | None = None,
     temperature: float | Tensor = 1.0,
     symmetric: bool = True,
-    rows: Tensor | None = None,
+    tile: TileSize | None = None,
 ) -> ContrastiveSums:
-    """The local rows (all, unless `rows`) of a global batch that one process holds whole."""
-    rows = torch.arange(len(first)) if rows is None else rows
     return info_nce_sum(
-        first[rows],
-        second[rows],
         first,
         second,
-        own_index_N=rows,
+        second,
+        own_index_N=torch.arange(len(first)),
         identity=identity or plain_identity(len(first)),
         temperature=temperature,
-        symmetric=symmetric,
+        settings=InfoNceSettings(symmetric=symmetric, tile=tile or TileSize()),
     )
+
+
+def turned(identity: PairIdentity) -> PairIdentity:
+    return replace(identity, first_text=identity.second_text, second_text=identity.first_text)
 
 
 # Similarities with first = identity matrix: sim[i, j] = second[j, i]
@@ -53,11 +60,34 @@ def test_values_by_hand() -> None:
     found = contrast(FIRST, SECOND, symmetric=False)
     assert found.loss.item() == pytest.approx(one_way, rel=1e-14)
     assert (found.correct.item(), found.rows.item(), found.masked.item()) == (1, 2, 0)  # row 0 prefers candidate 1
+    assert found.directions[0].loss.sum().item() == pytest.approx(one_way, rel=1e-14)
     found = contrast(FIRST, SECOND)
     assert found.loss.item() == pytest.approx((one_way + other_way) / 2, rel=1e-14)
     assert (found.correct.item(), found.rows.item()) == (1.5, 2)
+    assert [d.correct.tolist() for d in found.directions] == [[False, True], [True, True]]
     half = contrast(FIRST, SECOND, temperature=0.5, symmetric=False)
     assert half.loss.item() == pytest.approx(math.log(1 + math.exp(2)) + math.log(1 + math.exp(-8)), rel=1e-14)
+
+
+def test_variants_by_hand() -> None:
+    def loss(**settings: object) -> float:
+        chosen = InfoNceSettings(symmetric=False, **settings)  # type: ignore[arg-type]
+        sums = info_nce_sum(
+            FIRST,
+            SECOND,
+            SECOND,
+            own_index_N=torch.arange(2),
+            identity=replace(plain_identity(2), second_language=torch.tensor([0, 1])),
+            temperature=1.0,
+            settings=chosen,
+        )
+        return sums.loss.item()
+
+    assert loss(decoupled=True) == pytest.approx((3 - 2) + (1 - 5), rel=1e-14)
+    with_margin = math.log(1 + math.exp(3 - 1.5)) + math.log(1 + math.exp(1 - 4.5))
+    assert loss(margin=0.5) == pytest.approx(with_margin, rel=1e-14)
+    assert loss(negatives="same_language") == 0  # the other answer is in another language
+    assert loss(negatives="cross_language") == loss()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +106,7 @@ def test_values_by_hand() -> None:
 def test_copies_are_no_negatives(change: dict[str, list[int]], forward_masked: int, backward_masked: int) -> None:
     changed = replace(plain_identity(2), **{name: torch.tensor(values) for name, values in change.items()})
     forward = contrast(FIRST, SECOND, changed, symmetric=False)
-    backward = contrast(SECOND, FIRST, changed.swapped(), symmetric=False)
+    backward = contrast(SECOND, FIRST, turned(changed), symmetric=False)
     assert (forward.masked.item(), backward.masked.item()) == (forward_masked, backward_masked)
     assert contrast(FIRST, SECOND, changed).masked.item() == (forward_masked + backward_masked) / 2
     if forward_masked == 2:  # nothing but the partner left
@@ -84,12 +114,25 @@ def test_copies_are_no_negatives(change: dict[str, list[int]], forward_masked: i
         assert forward.correct.item() == 2
 
 
-def test_a_row_without_negatives_has_no_loss_and_no_gradient() -> None:
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_row_without_negatives_has_no_loss_and_no_gradient(decoupled: bool) -> None:
     first = torch.randn(1, 4, dtype=torch.float64, requires_grad=True)
-    found = contrast(first, torch.randn(1, 4, dtype=torch.float64))
+    second = torch.randn(1, 4, dtype=torch.float64, requires_grad=True)
+    temperature = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    found = info_nce_sum(
+        first,
+        second,
+        second,
+        own_index_N=torch.arange(1),
+        identity=plain_identity(1),
+        temperature=temperature,
+        settings=InfoNceSettings(decoupled=decoupled),
+    )
     found.loss.backward()
     assert found.loss.item() == 0
     assert torch.equal(first.grad, torch.zeros(1, 4))
+    assert torch.equal(second.grad, torch.zeros(1, 4))
+    assert temperature.grad.item() == 0
 
 
 def test_only_invalid_rows_give_zero_that_is_still_connected() -> None:
@@ -110,83 +153,88 @@ def test_equal_scores_are_not_correct() -> None:
     assert found.loss.item() == pytest.approx(4 * math.log(4), rel=1e-6)  # fp32
 
 
-@st.composite
-def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor, PairIdentity, Tensor, bool]:
-    """A global batch with padding, copies of all kinds and a random share of local rows."""
-    rows = draw(st.integers(1, 7))
-    random = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    size = draw(st.integers(1, 5))
-    first, second = torch.randn(2, rows, size, generator=random, dtype=torch.float64)
-    # few distinct numbers, so that groups and texts often repeat, on one side and across sides
-    kinds = draw(st.sampled_from([2, 5, 1000]))
-    texts = torch.randint(0, kinds, (2, rows), generator=random)
-    group = torch.randint(-1, draw(st.sampled_from([0, 2, 50])), (rows,), generator=random)
-    valid = torch.rand(rows, generator=random) < draw(st.sampled_from([0.5, 1.0]))
-    local = torch.randperm(rows, generator=random)[: draw(st.integers(1, rows))]
-    return first, second, PairIdentity(group, texts[0], texts[1], valid), local, draw(st.booleans())
+@given(cases())
+@settings(max_examples=300, deadline=None)
+def test_equals_the_formula_for_loss_gradients_and_counts(case: ContrastCase) -> None:
+    contrast_cases.assert_same(contrast_cases.in_one_process(case), contrast_cases.naive(case), case)
 
 
-@given(batches(), st.floats(0.2, 2.0))
-@settings(max_examples=150, deadline=None)
-def test_equals_the_formula_for_loss_gradient_and_counts(
-    batch: tuple[Tensor, Tensor, PairIdentity, Tensor, bool], temperature: float
-) -> None:
-    """The whole batch as two ranks' rows (`local` and the rest): their sums are the naive loop over valid pairs."""
-    first, second, identity, local, symmetric = batch
-    rest = torch.tensor([i for i in range(len(first)) if i not in local.tolist()], dtype=torch.int64)
-    leaves = [first.clone().requires_grad_(), second.clone().requires_grad_(), torch.tensor(temperature).double()]
-    leaves[2].requires_grad_()
-    shares = [contrast(leaves[0], leaves[1], identity, leaves[2], symmetric, rows) for rows in (local, rest)]
-    (shares[0].loss + shares[1].loss).backward()
-
-    naive = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-    pairs = [
-        Pair(
-            naive[0][i], naive[1][i], *(int(x[i]) for x in (identity.group, identity.first_text, identity.second_text))
-        )
-        for i in range(len(first))
-        if identity.valid[i]
-    ]
-    expected = naive_info_nce(pairs, naive[2], symmetric)
-    (expected.loss + 0 * sum(leaf.sum() for leaf in naive)).backward()
-
-    # float64; similarities / temperature reach about 100 here, which costs exp a few digits
-    torch.testing.assert_close(shares[0].loss + shares[1].loss, expected.loss, rtol=1e-10, atol=1e-11)
-    for leaf, wanted in zip(leaves, naive, strict=True):
-        torch.testing.assert_close(leaf.grad, wanted.grad, rtol=1e-10, atol=1e-10)
-    assert sum(share.correct.item() for share in shares) == expected.correct
-    assert sum(share.masked.item() for share in shares) == expected.masked
-    assert sum(share.rows.item() for share in shares) == len(pairs)
+@given(cases(), st.integers(1, 4), st.integers(1, 4))
+@settings(max_examples=100, deadline=None)
+def test_tiles_do_not_matter(case: ContrastCase, rows: int, columns: int) -> None:
+    tiled = replace(case, settings=replace(case.settings, tile=TileSize(rows, columns)))
+    contrast_cases.assert_same(contrast_cases.in_one_process(tiled), contrast_cases.in_one_process(case), case)
 
 
-@given(batches(), st.integers(0, 2**31))
+@given(cases(), st.integers(0, 2**31))
 @settings(max_examples=50, deadline=None)
-def test_order_of_the_batch_does_not_matter(
-    batch: tuple[Tensor, Tensor, PairIdentity, Tensor, bool], seed: int
-) -> None:
-    first, second, identity, _, symmetric = batch
-    order = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
-    permuted = PairIdentity(*(x[order] for x in vars(identity).values()))
-    found = contrast(first[order], second[order], permuted, 0.5, symmetric)
-    expected = contrast(first, second, identity, 0.5, symmetric)
-    for name, value in vars(expected).items():
-        torch.testing.assert_close(getattr(found, name), value, rtol=1e-12, atol=1e-12)  # order of sums
+def test_order_of_the_batch_does_not_matter(case: ContrastCase, seed: int) -> None:
+    order = torch.randperm(len(case.first), generator=torch.Generator().manual_seed(seed))
+    identity = PairIdentity(*(x[order] for x in vars(case.identity).values()))
+    permuted = replace(case, first=case.first[order], second=case.second[order], identity=identity)
+    found, expected = contrast_cases.in_one_process(permuted), contrast_cases.in_one_process(case)
+    back = [gradient[order.argsort()] for gradient in found.gradients[:2]] + found.gradients[2:]
+    contrast_cases.assert_same(replace(found, gradients=back), expected, case)
 
 
-@given(batches(), st.integers(1, 4))
+@given(cases(), st.integers(1, 4))
 @settings(max_examples=50, deadline=None)
-def test_padding_does_not_matter(batch: tuple[Tensor, Tensor, PairIdentity, Tensor, bool], extra: int) -> None:
+def test_padding_does_not_matter(case: ContrastCase, extra: int) -> None:
     """Padded rows score highest of all, share every group and text, and are local rows too: nothing changes."""
-    first, second, identity, _, symmetric = batch
-    padding = torch.full((extra, first.shape[1]), 30.0, dtype=torch.float64)
-    padded = PairIdentity(
-        *(torch.cat([x, x[:1].expand(extra)]) for x in (identity.group, identity.first_text, identity.second_text)),
-        valid=torch.cat([identity.valid, torch.zeros(extra, dtype=torch.bool)]),
+    padding = torch.full((extra, case.first.shape[1]), 30.0, dtype=torch.float64)
+    columns = {name: torch.cat([x, x[:1].expand(extra)]) for name, x in vars(case.identity).items()}
+    columns["valid"] = torch.cat([case.identity.valid, torch.zeros(extra, dtype=torch.bool)])
+    padded = replace(
+        case,
+        first=torch.cat([case.first, padding]),
+        second=torch.cat([case.second, padding]),
+        identity=PairIdentity(**columns),
     )
-    found = contrast(torch.cat([first, padding]), torch.cat([second, padding]), padded, 0.5, symmetric)
-    expected = contrast(first, second, identity, 0.5, symmetric)
-    for name, value in vars(expected).items():
-        torch.testing.assert_close(getattr(found, name), value, rtol=1e-12, atol=1e-12)
+    found, expected = contrast_cases.in_one_process(padded), contrast_cases.in_one_process(case)
+    for gradient in found.gradients[:2]:
+        assert not gradient[len(case.first) :].any()
+    cut = [g[: len(case.first)] for g in found.gradients[:2]] + found.gradients[2:]
+    contrast_cases.assert_same(replace(found, gradients=cut), expected, case)
+
+
+class _ForgetsCopies(Negatives):
+    def _rows_with_copies(self) -> Tensor:
+        return torch.zeros_like(self._anchors.valid)
+
+
+class _ForgetsPadding(Negatives):
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._any_invalid = False
+
+
+class _ForgetsLanguages(Negatives):
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **{**kwargs, "languages": None})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mutant", [_ForgetsCopies, _ForgetsPadding, _ForgetsLanguages])
+def test_the_comparison_sees_forgotten_masks(mutant: type[Negatives], monkeypatch: pytest.MonkeyPatch) -> None:
+    case = contrast_cases.hard_case()
+    expected = contrast_cases.naive(case)
+    contrast_cases.assert_same(contrast_cases.in_one_process(case), expected, case)
+    monkeypatch.setattr("mlc.objectives.info_nce.Negatives", mutant)
+    with pytest.raises(AssertionError):
+        contrast_cases.assert_same(contrast_cases.in_one_process(case), expected, case)
+
+
+def test_no_matrix_of_the_batch_is_stored() -> None:
+    """The largest tensor between forward and backward is an embedding matrix, not rows x candidates."""
+    first = torch.randn(2048, 4, requires_grad=True)
+    stored: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        stored.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        contrast(first, first * 2, tile=TileSize(64, 64)).loss.backward()
+    assert max(stored) <= first.numel()
 
 
 def test_bf16_embeddings_are_compared_in_fp32_even_under_autocast() -> None:
@@ -202,8 +250,8 @@ def test_bf16_embeddings_are_compared_in_fp32_even_under_autocast() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     first = torch.randn(3, 2)
-    with pytest.raises(ValueError, match="3 first candidates, 2 second"):
-        contrast(first, first[:2], rows=torch.tensor([0]))
+    with pytest.raises(ValueError, match="first rows"):
+        contrast(first, first[:2])
     with pytest.raises(ValueError, match="identity"):
         contrast(first, first, plain_identity(4))
     with pytest.raises(ValueError, match="bool"):

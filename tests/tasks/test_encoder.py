@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from small_models import GLM, SPECIAL_IDS, TRAINING_TEXTS, make_checkpoint, train_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 
-from mlc.config import ModelSection
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.export.tokenizer import convert_tokenizer
-from mlc.tasks.encoder import Representation, TextEncoder, batches_by_length
+from mlc.recipe import ModelSection
+from mlc.tasks.encoder import POOLINGS, Representation, TextEncoder, batches_by_length, pool_states
 from mlc.tasks.locate import find_model
 
 PROJECTED = GLM.model_copy(update={"projection_size": 12})
@@ -59,10 +59,14 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_vectors_are_those_of_the_training_model(run: Path, texts: list[str]) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_vectors_are_those_of_the_training_model(run: Path, texts: list[str], pooling: str, tmp_path: Path) -> None:
     """What is scored must be what the contrast trains: TrainingModel pools by another path (packed rows)."""
     from mlc.model.saving import load_training_model
 
+    if pooling != "mean":
+        run = tmp_path
+        make_checkpoint(run, 20, section=PROJECTED.model_copy(update={"pooling": pooling}))
     encoder = TextEncoder.load(run, device="cpu")
     model, _ = load_training_model(run / "checkpoints" / "step-00000020" / "model")
     for text, vector in zip(texts[:8], encoder.encode(texts[:8]), strict=True):
@@ -145,6 +149,34 @@ def test_another_layer_goes_without_the_projection(run: Path) -> None:
         TextEncoder.load(run, device="cpu", layer=3)
     with pytest.raises(UsageError, match="no such pooling"):
         TextEncoder.load(run, device="cpu", pooling="max")
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_pooling_does_not_see_the_padding(pooling: str) -> None:
+    """States in the padding are 0 in the GLM, where a wrong mask would hide; in other encoders they are not."""
+    generator = torch.Generator().manual_seed(0)
+    states, query = torch.randn(2, 5, 4, generator=generator), torch.randn(4, generator=generator)
+    mask = torch.arange(5) < torch.tensor([[2], [5]])
+    together = pool_states(states, mask, pooling, query)
+    alone = pool_states(states[:1, :2], mask[:1, :2], pooling, query)
+    torch.testing.assert_close(together[:1], alone)  # fp32, sums with zeros in between
+
+
+def test_attention_pooling_belongs_to_the_layer_it_was_trained_on(run: Path, tmp_path: Path) -> None:
+    section = GLM.model_copy(update={"pooling": "attention"})
+    make_checkpoint(tmp_path / "run", 1, section=section)
+    trained = TextEncoder.load(tmp_path / "run", device="cpu")
+    assert trained.representation == Representation(-1, "attention", False)
+    assert (
+        np.abs(trained.encode(["ab c"]) - trained.with_representation(Representation()).encode(["ab c"])).max() > 0.01
+    )
+    assert TextEncoder.load(tmp_path / "run", device="cpu", layer=1).representation == Representation(1, "mean", False)
+    asked = TextEncoder.load(tmp_path / "run", device="cpu", layer=1, pooling="attention")
+    assert asked.representation == Representation(1, "attention", False)
+    make_checkpoint(tmp_path / "plain", 1, section=section, contrastive=False)
+    for model in (run, tmp_path / "plain"):  # the one has no query, the other never trained its own
+        with pytest.raises(MlcError, match="no trained attention pooling"):
+            TextEncoder.load(model, device="cpu", pooling="attention")
 
 
 def test_layers_are_those_of_the_single_layer_encoders(run: Path, texts: list[str]) -> None:

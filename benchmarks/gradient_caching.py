@@ -1,0 +1,157 @@
+"""Memory and time of the two-pass contrast (gradient caching), beside plain accumulation over the same micro-batches.
+
+    make demo && python benchmarks/gradient_caching.py                    # with the shards that the demo left
+    python benchmarks/gradient_caching.py --ranks 2 --samples 64 512 2048 --per-micro-batch 64
+
+Every row is a run of the real engine in processes of its own: some steps of a global batch in micro-batches of equal
+size. "two passes" is objectives.contrastive, whose negatives are the global batch; "accumulation" is
+objectives.micro_batch_contrastive, another loss of the same cost a micro-batch. Memory is the peak of rank 0's resident
+memory during the steps over what it was before them; the time is the median step's, by sample. ZeRO-1 keeps weights
+whole, ZeRO-3 gathers them in every pass: the difference between the two is what its repeated gathers cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+STEPS = 3
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", default="runs/demo/shards", help="folder with manifest.json")
+    parser.add_argument("--samples", type=int, nargs="*", default=[64, 256, 1024, 2048], help="global batches")
+    parser.add_argument("--per-micro-batch", type=int, default=64, help="samples of a micro-batch, over all ranks")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--stages", type=int, nargs="*", default=[1, 3])
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(json.loads(options.measure))
+        return
+    print("| ZeRO | samples | micro-batches | step | peak, MiB | ms a sample | against accumulation |")
+    print(f"|{'---|' * 7}")
+    for stage in options.stages:
+        for samples in options.samples:
+            found = {name: _run(name, stage, samples, options) for name in ("accumulation", "two passes")}
+            for name, numbers in found.items():
+                ratio = numbers["ms"] / found["accumulation"]["ms"]
+                cells = [stage, f"{samples:,}", samples // options.per_micro_batch, name]
+                cells += [f"{numbers['mib']:,.0f}", f"{numbers['ms']:.1f}", f"{ratio:.2f}"]
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def _run(name: str, stage: int, samples: int, options: argparse.Namespace) -> dict[str, float]:
+    objective = "contrastive" if name == "two passes" else "micro_batch_contrastive"
+    recipe = {
+        "run": {"folder": "unused", "precision": "bf16"},
+        "data": {
+            "shards": options.shards,
+            "samples_per_step": samples,
+            "micro_batches": samples // options.per_micro_batch,
+            "max_tokens": options.max_tokens,
+            "sources": [{"kind": "documents", "view": "translations"}],
+        },
+        "model": {"layers": options.layers, "hidden_size": 256, "heads": 4, "feed_forward_size": 683},
+        "objectives": {objective: {"weight": 1.0}},
+        "optimizer": {"learning_rate": 1e-4},
+        "schedule": {"total_steps": STEPS},
+        "deepspeed": {"config": f"ds_configs/zero{stage}.json"},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(options.ranks), __file__]
+        command += ["--measure", json.dumps({"recipe": recipe, "result": str(result)})]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{name}, {samples} samples: failed\n{done.stderr[-3000:]}")
+        numbers: dict[str, float] = json.loads(result.read_text())
+    return numbers
+
+
+def measure(task: dict[str, Any]) -> None:
+    """On every rank: take the steps; rank 0 writes its peak memory and time a sample."""
+    from mlc.config import parse_recipe
+    from mlc.data.batches import BatchBuilder
+    from mlc.data.corpus import Corpus
+    from mlc.data.corruption import SpecialTokens
+    from mlc.data.manifest import Manifest
+    from mlc.distributed.ranks import find_ranks
+    from mlc.engine.construct import build_engine, prepare_process, start_process_group
+    from mlc.engine.step import TrainingStep, count_totals
+    from mlc.recipe import TrainRecipe
+
+    recipe, ranks = parse_recipe(task["recipe"], TrainRecipe, where="benchmark"), find_ranks(os.environ)
+    manifest = Manifest.read(recipe.data.shards)
+    device = prepare_process(recipe, ranks)
+    start_process_group()
+    corpus, tokenizer = Corpus(recipe.data, manifest, seed=1), manifest.tokenizer
+    builder = BatchBuilder(
+        corpus,
+        SpecialTokens.from_ids(tokenizer.special_ids, tokenizer.vocab_size),
+        recipe.objectives,
+        seed=1,
+        samples_per_step=recipe.data.samples_per_step,
+        micro_batches=recipe.data.micro_batches,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    engine = build_engine(
+        recipe,
+        ranks,
+        vocab_size=tokenizer.vocab_size,
+        special_ids=tokenizer.special_ids,
+        token_counts=corpus.token_counts(tokenizer.vocab_size),
+        num_languages=len(corpus.languages),
+        device=device,
+    )
+    step = TrainingStep(
+        engine,
+        recipe.objectives,
+        languages=len(corpus.languages),
+        seed=1,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=device,
+    )
+    seconds, before, peak = [], 0.0, 0.0
+    for number in range(STEPS):
+        batch = builder.build(number)
+        totals = count_totals(batch, stop=False, device=device)
+        if number == 1:  # the first step makes the optimizer's states
+            before = _start_of_peak()
+        started = time.perf_counter()
+        step.take(batch, totals)
+        seconds.append(time.perf_counter() - started)
+        peak = _memory("VmHWM")
+    if ranks.rank == 0:
+        milliseconds = statistics.median(seconds[1:]) * 1000 / recipe.data.samples_per_step
+        Path(task["result"]).write_text(json.dumps({"mib": peak - before, "ms": milliseconds}), encoding="utf-8")
+
+
+def _start_of_peak() -> float:
+    """Forget the peak so far; resident memory now, MiB."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _memory("VmRSS")
+
+
+def _memory(field: str) -> float:
+    """A field of this process's memory, MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / MIB
+
+
+if __name__ == "__main__":
+    main()
