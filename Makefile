@@ -48,7 +48,7 @@ format: $(STAMP)
 
 bench:
 	@echo "One script a claim; each says in its first lines what it measures and against what:"
-	@for script in benchmarks/*.py; do printf '%s\n    ' "$$script"; sed -n '1s/^"""//p' "$$script"; done
+	@for script in $$(ls benchmarks/*.py | grep -v benchmarks/study_); do printf '%s\n    ' "$$script"; sed -n '1s/^"""//p' "$$script"; done
 
 clean:
 	rm -rf $(VENV) runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -166,7 +166,8 @@ def best_layer(
     texts = unique_texts(pairs)
     places = {text: place for place, text in enumerate(texts)}
     by_layer = {layer: score_pairs(pairs, places, vectors) for layer, vectors in encode_layers(texts).items()}
-    figures = {layer: (mean_top1(scores), mean_mrr(scores)) for layer, scores in by_layer.items()}
+    # Rounded: the last bit of a mean must not decide a tie.
+    figures = {layer: (round(mean_top1(scores), 9), round(mean_mrr(scores), 9)) for layer, scores in by_layer.items()}
     best = max(figures, key=lambda layer: (figures[layer], -layer))
     return best, {layer: top1 for layer, (top1, _) in figures.items()}
 
