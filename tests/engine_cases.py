@@ -24,6 +24,7 @@ from mlc.data.corruption import SpecialTokens
 from mlc.data.manifest import Manifest
 from mlc.distributed.queue import QueuedPairs
 from mlc.recipe import TrainRecipe
+from mlc.recipe_objectives import InfoNceSection
 
 QUEUED_PAIRS = 9
 INPUTS = ("input_ids", "lengths", "part_a_lengths", "positions", "block_positions", "glm_index", "mlm_index")
@@ -51,6 +52,10 @@ class EngineCase:
     stages: tuple[int, ...] = (3,)
     world_sizes: tuple[int, ...] = (2, 3)
 
+    @property
+    def micro_batch_negatives(self) -> bool:
+        return "micro_batch_contrastive" in self.objectives
+
     def recipe(self, shards: str, stage: int) -> TrainRecipe:
         weights = {"contrastive": {"weight": 1.0}, "glm": {"weight": 0.5}, "mlm": {"weight": 0.25}}
         return train_recipe(
@@ -68,6 +73,13 @@ LEARNED = {"weight": 1.0, "learn_temperature": True, "temperature": 0.2}
 CASES = [
     EngineCase("joint", stages=ALL_STAGES, world_sizes=ALL_SIZES),
     EngineCase("joint in bf16", precision="bf16", stages=ALL_STAGES),
+    EngineCase(
+        "negatives of the micro-batch",
+        {**OFF, "micro_batch_contrastive": {"weight": 1.0}, "mlm": {"weight": 0.25}},
+        {"micro_batches": 3},
+        stages=(2, 3),
+    ),
+    EngineCase("two passes over 4 micro-batches", {}, {"micro_batches": 4}, world_sizes=(1, 4)),
     EngineCase("contrastive one-way", {**OFF, "contrastive": {"weight": 1.0, "symmetric": False}}, stages=ALL_STAGES),
     EngineCase("glm", {**OFF, "glm": {"weight": 1.0}}, stages=ALL_STAGES),
     EngineCase("mlm", {**OFF, "mlm": {"weight": 1.0}}, stages=ALL_STAGES),
@@ -258,26 +270,30 @@ def plain_model(recipe: TrainRecipe, manifest: Manifest) -> nn.Module:
     return model
 
 
-def reference_step(case: EngineCase, manifest: Manifest) -> Step:
-    """One process, the whole batch at once, float64, the formulas."""
+def reference_step(case: EngineCase, manifest: Manifest, world_size: int) -> Step:
+    """One process, the whole batch at once, float64, the formulas; `world_size` is that of the engine."""
     recipe = case.recipe(str(manifest.folder), 3)
     batch = whole_batch(recipe, manifest)
     queue = queued_pairs(batch, 16) if case.queue else None
     model = plain_model(recipe, manifest).double()
+    if case.precision == "bf16":  # the weights that the engine computes with, so that only its arithmetic differs
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16().double()
     weight = recipe.objectives.perturbation.weight
+    together = _negatives_of(recipe, manifest, world_size)
     cosines: dict[str, float] = {}
     if not weight:
-        losses = _losses(recipe, model, batch, queue)
+        losses = _losses(recipe, model, batch, queue, together)
         cosines = _norms_and_cosines(recipe, losses, list(model.parameters())) if case.by_terms else {}
         _joint(recipe, losses).backward()
     else:
         embedding = model.backbone.get_input_embeddings()  # type: ignore[union-attr, operator]
         with _seen(embedding) as seen:
-            losses = _losses(recipe, model, batch, queue)
+            losses = _losses(recipe, model, batch, queue, together)
         _joint(recipe, losses).backward()
         step = _steps_along_gradient(seen[0], batch.lengths.tolist(), recipe.objectives.perturbation.size)
         handle = embedding.register_forward_hook(lambda module, inputs, output: output + step)
-        perturbed = _joint(recipe, _losses(recipe, model, batch, queue))
+        perturbed = _joint(recipe, _losses(recipe, model, batch, queue, together))
         handle.remove()
         (weight * perturbed).backward()
         losses["perturbation"] = perturbed
@@ -325,13 +341,22 @@ def one_graph_with_dropout(recipe: TrainRecipe, model: nn.Module, manifest: Mani
     return Step({"contrastive": float(loss.detach())}, gradients)
 
 
-def _losses(recipe: TrainRecipe, model: nn.Module, batch: MicroBatch, queue: QueuedPairs | None) -> dict[str, Tensor]:
+def _losses(
+    recipe: TrainRecipe, model: nn.Module, batch: MicroBatch, queue: QueuedPairs | None, together: list[set[int]]
+) -> dict[str, Tensor]:
     """Every term of J that is on, over the whole batch."""
     outputs = model(**{name: torch.from_numpy(getattr(batch, name)) for name in INPUTS})
     objectives, losses = recipe.objectives, {}
     embeddings = outputs["embeddings"]
     if objectives.contrastive.weight:
-        losses["contrastive"] = _contrast(recipe, outputs, batch, queue)
+        real = [n for n in range(len(batch.valid)) if batch.valid[n]]
+        losses["contrastive"] = _contrast(objectives.contrastive, outputs, batch, real, queue) / len(real)
+    if objectives.micro_batch_contrastive.weight:
+        groups = [
+            [n for n in range(len(batch.valid)) if batch.valid[n] and batch.samples[n] in some] for some in together
+        ]
+        sums = [_contrast(objectives.micro_batch_contrastive, outputs, batch, members, None) for members in groups]
+        losses["micro_batch_contrastive"] = torch.stack(sums).sum() / sum(map(len, groups))
     for name in ("glm", "mlm"):
         if getattr(objectives, name).weight:
             kept = getattr(batch, f"{name}_weights") > 0
@@ -347,12 +372,25 @@ def _losses(recipe: TrainRecipe, model: nn.Module, batch: MicroBatch, queue: Que
     return losses
 
 
+def _negatives_of(recipe: TrainRecipe, manifest: Manifest, world_size: int) -> list[set[int]]:
+    """Samples of the k-th micro-batches of all ranks, for every k."""
+    batches = [rank_batch(recipe, manifest, rank, world_size).micro_batches for rank in range(world_size)]
+    return [
+        {int(sample) for of_rank in batches for sample in of_rank[number].samples if sample >= 0}
+        for number in range(recipe.data.micro_batches)
+    ]
+
+
 def _contrast(
-    recipe: TrainRecipe, outputs: Mapping[str, Tensor], batch: MicroBatch, queue: QueuedPairs | None
+    section: InfoNceSection,
+    outputs: Mapping[str, Tensor],
+    batch: MicroBatch,
+    real: list[int],
+    queue: QueuedPairs | None,
 ) -> Tensor:
-    section, embeddings = recipe.objectives.contrastive, outputs["embeddings"]
+    """Sum over the pairs `real`, which are one another's negatives."""
+    embeddings = outputs["embeddings"]
     names = ("group", "first_text", "second_text", "first_language", "second_language")
-    real = [n for n in range(len(batch.valid)) if batch.valid[n]]
     pairs = [
         Pair(
             embeddings[batch.first_row[n]],
@@ -363,7 +401,7 @@ def _contrast(
     ]
     more_second = [
         Further(embeddings[batch.hard_row[n, h]], -1, int(batch.hard_text[n, h]), -1, int(batch.second_language[n]))
-        for n in range(len(batch.valid))
+        for n in real
         for h in range(batch.hard_row.shape[1])
         if batch.hard_valid[n, h]
     ]
@@ -388,7 +426,7 @@ def _contrast(
         more_second=more_second,
         more_first=more_first,
     )
-    return sums.loss / len(real)
+    return sums.loss
 
 
 def _joint(recipe: TrainRecipe, losses: Mapping[str, Tensor]) -> Tensor:

@@ -77,8 +77,28 @@ def _contradiction(table: dict[str, Any], folder: Path) -> None:
     table["deepspeed"]["config"] = str(folder / "zero.json")
 
 
-def _micro_batches_with_contrast(table: dict[str, Any], folder: Path) -> None:
-    table["data"]["micro_batches"] = 2
+def _change(section: str, **values: Any) -> Edit:
+    """An edit that replaces keys of one section."""
+
+    def edit(table: dict[str, Any], folder: Path) -> None:
+        table[section] = {**table.get(section, {}), **values}
+
+    return edit
+
+
+def _all(*edits: Edit) -> Edit:
+    def edit(table: dict[str, Any], folder: Path) -> None:
+        for one in edits:
+            one(table, folder)
+
+    return edit
+
+
+def _stage_2(table: dict[str, Any], folder: Path) -> None:
+    table["deepspeed"]["config"] = str(ROOT / "ds_configs" / "zero2.json")
+
+
+QUEUE = {"weight": 1.0, "queue": {"size": 64}}
 
 
 def _foreign_tokenizer(table: dict[str, Any], folder: Path) -> None:
@@ -116,7 +136,55 @@ REFUSALS: dict[str, tuple[Edit, list[str]]] = {
         _contradiction,
         ["gradient_clipping = 5.0", 'needed "auto"', "the recipe owns it"],
     ),
-    "micro-batches with the contrast": (_micro_batches_with_contrast, ["data.micro_batches = 2", "global batch"]),
+    "two contrasts": (_change("objectives", micro_batch_contrastive={"weight": 1.0}), ["choose one"]),
+    "queue below stage 3": (
+        _all(_change("objectives", contrastive=QUEUE), _stage_2),
+        ["needs ZeRO stage 3", "found stage 2", "next: --set deepspeed.config"],
+    ),
+    "queue smaller than the batch": (
+        _change("objectives", contrastive={"weight": 1.0, "queue": {"size": 4}}),
+        ["queue.size = 4", "data.samples_per_step = 8"],
+    ),
+    "queue without the contrast": (
+        _change("objectives", contrastive={"weight": 0.0, "queue": {"size": 64}}),
+        ["queue.size needs contrastive.weight > 0"],
+    ),
+    "hard negatives from nowhere": (
+        _change("objectives", contrastive={"weight": 1.0, "hard_negatives": 2}),
+        ["hard_negatives = 2", 'view = "ranked"'],
+    ),
+    "temperature out of its bounds": (
+        _change("objectives", contrastive={"weight": 1.0, "learn_temperature": True, "temperature": 2.0}),
+        ["temperature = 2.0", "strictly between temperature_bounds = [0.01, 1.0]"],
+    ),
+    "perturbation over micro-batches": (
+        _all(_change("objectives", perturbation={"weight": 1.0}), _change("data", micro_batches=2)),
+        ["objectives.perturbation needs data.micro_batches = 1, found 2"],
+    ),
+    "cosines over micro-batches": (
+        _all(_change("log", gradient_cosine_every=5), _change("data", micro_batches=2)),
+        ["log.gradient_cosine_every needs data.micro_batches = 1, found 2"],
+    ),
+    "cosines below stage 3": (_all(_change("log", gradient_cosine_every=5), _stage_2), ["stage 3", "found stage 2"]),
+    "cosines with perturbation": (
+        _all(_change("log", gradient_cosine_every=5), _change("objectives", perturbation={"weight": 1.0})),
+        ["exclude each other"],
+    ),
+    "one language for the adversary": (
+        _all(
+            _change("objectives", language_adversary={"weight": 1.0}),
+            _change("data", sources=[{"kind": "documents", "view": "spans", "languages": ["aa"]}]),
+        ),
+        ["the language adversary has nothing to tell apart", "found aa"],
+    ),
+    "joined views for nobody": (
+        _change("objectives", join_views=True, glm={"weight": 0.0}, mlm={"weight": 0.0}),
+        ["join_views needs glm.weight or mlm.weight"],
+    ),
+    "no kind of blank": (
+        _change("objectives", glm={"weight": 1.0, "token_share": 0.0}),
+        ["token_share, sentence_share and document_share are all 0"],
+    ),
     "another vocabulary": (_foreign_tokenizer, ["found 200 ids", "needed at most 110 ids"]),
     "another tokenizer": (_other_tokenizer, ["found 200 ids", "another tokenizer than the model's"]),
     "offset ids": (_offset_ids, ["of type xlm-roberta", "needed a model with SentencePiece's own ids"]),
@@ -194,6 +262,7 @@ def test_a_resolved_recipe_resolves_to_itself(
         ["train"],
         ["check", "recipe"],
         ["check", "identical"],
+        ["check", "gradients"],
         ["prep", "build"],
         ["evaluate", "retrieval"],
         ["export"],

@@ -51,7 +51,25 @@ def check_run(recipe: TrainRecipe, world_size: int) -> Manifest:
     manifest = Manifest.read(recipe.data.shards)
     manifest.check()
     _check_tokenizer(recipe, manifest)
+    _check_adversary(recipe, manifest)
     return manifest
+
+
+def _check_adversary(recipe: TrainRecipe, manifest: Manifest) -> None:
+    languages = {
+        language
+        for source in recipe.data.sources
+        for entry in manifest.shards
+        if entry.kind == source.kind and (not source.languages or set(entry.languages) <= set(source.languages))
+        for language in entry.languages
+    }
+    if recipe.objectives.language_adversary.weight and len(languages) < 2:
+        raise RecipeError(
+            "the language adversary has nothing to tell apart",
+            found=", ".join(sorted(languages)) or "no language",
+            needed="2 languages or more in data.sources",
+            hint="--set objectives.language_adversary.weight=0",
+        )
 
 
 def _check_gradient_cosines(recipe: TrainRecipe, config: dict[str, Any]) -> None:

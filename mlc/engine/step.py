@@ -39,15 +39,8 @@ from mlc.recipe_objectives import ObjectivesSection
 
 TERMS = ("contrastive", "micro_batch_contrastive", "glm", "mlm", "language_adversary")
 CONTRASTS = TERMS[:2]
-MODEL_INPUTS = (
-    "input_ids",
-    "lengths",
-    "part_a_lengths",
-    "positions",
-    "block_positions",
-    "glm_index",
-    "mlm_index",
-)
+ENCODER_INPUTS = ("input_ids", "lengths", "part_a_lengths", "positions", "block_positions")
+HEAD_INPUTS = ("glm_index", "mlm_index")
 Tensors = dict[str, Tensor]
 
 
@@ -217,11 +210,14 @@ class TrainingStep:
         work.seconds["backward"] += backwarded - forwarded
         work.seconds["optimizer"] += time.perf_counter() - backwarded
 
-    def _forward(self, model: Any, tensors: Tensors, step: int, micro_batch: int) -> Tensors:
+    def _forward(
+        self, model: Any, tensors: Tensors, step: int, micro_batch: int, *, token_heads: bool = True
+    ) -> Tensors:
         # Dropout is a function of (seed, step, rank, micro-batch): both passes drop the same, and no generator state
         # has to be saved.
         torch.manual_seed(hash_words(self._seed, "dropout", step, self._rank, micro_batch))
-        outputs: Tensors = model(**{name: tensors[name] for name in MODEL_INPUTS})
+        names = ENCODER_INPUTS + (HEAD_INPUTS if token_heads else ())
+        outputs: Tensors = model(**{name: tensors[name] for name in names})
         return outputs
 
     def _terms(
@@ -237,12 +233,8 @@ class TrainingStep:
                 terms[name] = Term(sums.loss, work.totals.denominators[name], section.weight)
         for name in ("glm", "mlm"):
             if getattr(objectives, name).weight:
-                logits, targets, weights = (
-                    outputs[f"{name}_logits"],
-                    tensors[f"{name}_targets"],
-                    tensors[f"{name}_weights"],
-                )
-                terms[name] = self._token_term(name, logits, targets, weights, work)
+                targets, weights = tensors[f"{name}_targets"], tensors[f"{name}_weights"]
+                terms[name] = self._token_term(name, outputs[f"{name}_logits"], targets, weights, work)
         if objectives.language_adversary.weight:
             rows = torch.cat([tensors["first_row"], tensors["second_row"]])
             languages = torch.cat([tensors["first_language"], tensors["second_language"]]).clamp(min=0)
@@ -273,7 +265,7 @@ class TrainingStep:
         with torch.no_grad():
             for number, tensors in enumerate(micro_batches):
                 # The module and not the engine, which would count the pass as one that a backward follows.
-                outputs = self._forward(self._engine.module, tensors, work.step, number)
+                outputs = self._forward(self._engine.module, tensors, work.step, number, token_heads=False)
                 parts.append(Views.of(outputs["embeddings"], tensors))
                 temperature = outputs.get("temperature")
         views = Views(*(tensor.requires_grad_() for tensor in Views.join(parts).tensors()))

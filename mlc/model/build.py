@@ -53,8 +53,7 @@ def build_training_model(
             (`model.path`) can't be built that way: partition that model afterwards.
 
     Raises:
-        RecipeError: the section names a model that can't be loaded, or can't be used so; or the language adversary
-            has fewer than two languages.
+        RecipeError: the section names a model that can't be loaded, or can't be used so.
     """
     if model.architecture == "glm":
         config = glm_config(model, vocab_size, special_ids, max_positions)
@@ -90,12 +89,6 @@ def wrap_backbone(
     if contrast and contrast.learn_temperature:
         temperature = BoundedTemperature(contrast.temperature, contrast.temperature_bounds)
     if objectives and objectives.language_adversary.weight:
-        if num_languages < 2:
-            raise RecipeError(
-                "the language adversary has nothing to tell apart",
-                found=f"{num_languages} languages",
-                needed="2 or more, or objectives.language_adversary.weight = 0",
-            )
         section = objectives.language_adversary
         width = model.projection_size or int(config.hidden_size)
         adversary = LanguageAdversary(width, section.hidden_size, num_languages, section.reversal)

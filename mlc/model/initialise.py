@@ -97,7 +97,8 @@ def draw(shape: torch.Size | tuple[int, ...], std: float, seed: int, name: str) 
     key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     # 63 bits: a generator takes any unsigned 64-bit seed, but reports signed ones.
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
-    return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+    # Not torch.empty: under deepspeed.zero.Init that is in the model's precision, in which other values are drawn.
+    return torch.normal(0.0, std, tuple(shape), generator=generator, dtype=torch.float32)
 
 
 def _owners(module: nn.Module) -> list[tuple[str, nn.Module, object]]:

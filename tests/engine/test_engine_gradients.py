@@ -5,6 +5,7 @@ Every objective and every way to take a step, against one process in float64 (en
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import engine_cases
@@ -18,8 +19,9 @@ from mlc.data.manifest import Manifest
 
 # fp32 through two layers and a softmax over some 40 candidates; a mistake of the method shows at 1e-3 and above.
 TOLERANCE = 1e-5
-# bf16 keeps 8 bits, 0.4 % an operation; over a whole gradient the errors of single elements average out.
-BF16_TOLERANCE, BF16_COSINE = 3e-2, 0.999
+# bf16 keeps 8 bits, 0.4 % an operation; over a whole gradient the errors of single elements average out. The reference
+# starts from the weights that the engine computes with.
+BF16_TOLERANCE, BF16_COSINE = 2e-2, 0.999
 ENVIRON = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 
@@ -45,8 +47,17 @@ def found(request: pytest.FixtureRequest, manifest: Manifest) -> tuple[int, list
 
 
 @pytest.fixture(scope="module")
-def references(manifest: Manifest) -> dict[str, Step]:
-    return {case.name: reference_step(case, manifest) for case in CASES}
+def references(manifest: Manifest, found: tuple[int, list[dict[tuple[str, int], Step]]]) -> dict[str, Step]:
+    """Only the contrast of micro-batches depends on the number of ranks; the others are made once."""
+    made = _references_of_any_world_size(str(manifest.folder))
+    ranked = [case for case in CASES if case.micro_batch_negatives and found[0] in case.world_sizes]
+    return made | {case.name: reference_step(case, manifest, found[0]) for case in ranked}
+
+
+@cache
+def _references_of_any_world_size(folder: str) -> dict[str, Step]:
+    cases = [case for case in CASES if not case.micro_batch_negatives]
+    return {case.name: reference_step(case, Manifest.read(folder), 1) for case in cases}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mlc.errors import RecipeError
 from mlc.model import TrainingModel, build_training_model
 from mlc.model.heads import AttentionPooling, BoundedTemperature, GradientReversal, LanguageAdversary
 from mlc.recipe import ModelSection
@@ -264,11 +263,6 @@ def test_every_head_gets_a_gradient_and_a_start_of_its_own() -> None:
         assert model.get_parameter(name).grad.any(), name  # type: ignore[union-attr]
     assert model.language_adversary is not None
     assert float(model.language_adversary.hidden.weight.detach().std()) == pytest.approx(6**-0.5, rel=0.3)
-
-
-def test_an_adversary_needs_two_languages() -> None:
-    with pytest.raises(RecipeError, match="1 languages"):
-        build(languages=1)
 
 
 def test_a_model_without_new_settings_is_the_model_there_was() -> None:

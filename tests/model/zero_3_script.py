@@ -22,6 +22,7 @@ import deepspeed
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 
 from mlc.model import TrainingModel, build_training_model
+from mlc.model.initialise import draw
 from mlc.model.perturbation import EmbeddingPerturbation
 from mlc.recipe import ModelSection
 from mlc.recipe_objectives import ObjectivesSection
@@ -118,9 +119,18 @@ def check_resume(engine: Any) -> None:
         assert torch.equal(safe_get_full_fp32_param(shard), trained[name]), name
 
 
+def check_draw_in_bf16() -> None:
+    """Where zero.Init makes tensors in bf16, weights are drawn in fp32 all the same."""
+    for shape in ((3, 8), (5,), (64, 7)):  # sizes that are no multiple of 16 are drawn by another loop in bf16
+        expected = draw(shape, 0.5, 1, "a name")
+        with deepspeed.zero.Init(config_dict_or_path={**CONFIG, "bf16": {"enabled": True}}):
+            assert torch.equal(draw(shape, 0.5, 1, "a name"), expected), shape
+
+
 def main() -> None:
     torch.set_num_threads(1)
     deepspeed.init_distributed("gloo")
+    check_draw_in_bf16()
     compare(SECTION, None)
     check_resume(compare(ATTENTION, OBJECTIVES))
     print("equal")
