@@ -45,7 +45,7 @@ def retrieval(
     model: Annotated[str, typer.Option(help="Run folder, checkpoint, export, Hugging Face folder or name.")],
     data: Annotated[list[Path], typer.Option(help="Files or folders of parallel texts; may be given several times.")],
     more: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More data, as --data.")] = None,
-    languages: Annotated[str, typer.Option(help="Only these, comma-separated: de,fr.")] = "",
+    languages: Annotated[str, typer.Option(help="Only these of --data, comma-separated: de,fr.")] = "",
     layer: Annotated[
         str, typer.Option(help='-1 = last, 0 = embeddings, k = block k, "best" = chosen on --dev. Default: as trained.')
     ] = "",
@@ -117,7 +117,7 @@ def run_retrieval(
 
     layer_number = _check_options(layer, dev, pooling, projection, precision, json_file)
     pairs = read_parallel_texts(data, languages=languages, limit=limit)
-    dev_pairs = read_parallel_texts(dev, languages=languages, limit=limit) if dev else []
+    dev_pairs = read_parallel_texts(dev, limit=limit) if dev else []
     disable_progress_bar()  # transformers' own: they tell of single files
     encoder = TextEncoder.load(
         model,
