@@ -8,8 +8,8 @@ size. "two passes" is objectives.contrastive, whose negatives are the global bat
 objectives.micro_batch_contrastive, another loss of the same cost a micro-batch. Texts are cut so short that all have
 the same length: micro-batches of equally many samples are then equally large. The time is the median step's, by sample.
 Memory is the peak of rank 0's resident memory during a step over what it was before, in a run of its own in which
-freed memory goes back to the system at once. ZeRO-1 keeps weights whole, ZeRO-3 gathers them in every pass: the difference
-between the two is what its repeated gathers cost.
+freed memory goes back to the system at once. ZeRO-1 keeps weights whole, ZeRO-3 gathers them in every pass: the
+difference between the two is what its repeated gathers cost.
 """
 
 from __future__ import annotations
