@@ -95,7 +95,6 @@ def measure(task: dict[str, Any]) -> None:
     from mlc.config import parse_recipe
     from mlc.data.batches import BatchBuilder
     from mlc.data.corpus import Corpus
-    from mlc.data.corruption import SpecialTokens
     from mlc.data.manifest import Manifest
     from mlc.distributed.ranks import find_ranks
     from mlc.engine.construct import build_engine, prepare_process, start_process_group
@@ -107,16 +106,7 @@ def measure(task: dict[str, Any]) -> None:
     device = prepare_process(recipe, ranks)
     start_process_group()
     corpus, tokenizer = Corpus(recipe.data, manifest, seed=1), manifest.tokenizer
-    builder = BatchBuilder(
-        corpus,
-        SpecialTokens.from_ids(tokenizer.special_ids, tokenizer.vocab_size),
-        recipe.objectives,
-        seed=1,
-        samples_per_step=recipe.data.samples_per_step,
-        micro_batches=recipe.data.micro_batches,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
+    builder = BatchBuilder.of(recipe, corpus, rank=ranks.rank, world_size=ranks.world_size)
     engine = build_engine(
         recipe,
         ranks,

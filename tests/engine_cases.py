@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from mlc.data.batches import BatchBuilder, MicroBatch, RankBatch, longest_row
 from mlc.data.corpus import Corpus
-from mlc.data.corruption import SpecialTokens
 from mlc.data.manifest import Manifest
 from mlc.distributed.queue import QueuedPairs
 from mlc.recipe import TrainRecipe
@@ -128,17 +127,7 @@ CASES = [
 
 def rank_batch(recipe: TrainRecipe, manifest: Manifest, rank: int, world_size: int) -> RankBatch:
     corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
-    special = SpecialTokens.from_ids(manifest.tokenizer.special_ids, manifest.tokenizer.vocab_size)
-    builder = BatchBuilder(
-        corpus,
-        special,
-        recipe.objectives,
-        seed=recipe.run.seed,
-        samples_per_step=recipe.data.samples_per_step,
-        micro_batches=recipe.data.micro_batches,
-        rank=rank,
-        world_size=world_size,
-    )
+    builder = BatchBuilder.of(recipe, corpus, rank=rank, world_size=world_size)
     return builder.build(0)
 
 

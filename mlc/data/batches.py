@@ -20,7 +20,7 @@ from mlc.data.corruption import SpecialTokens
 from mlc.data.rows import RowBuilder, pad_rows
 from mlc.data.words import word_starts
 from mlc.errors import RecipeError
-from mlc.recipe import DataSection
+from mlc.recipe import DataSection, TrainRecipe
 from mlc.recipe_objectives import ObjectivesSection
 
 Int64Array = npt.NDArray[np.int64]
@@ -123,6 +123,21 @@ class BatchBuilder:
         self._rows = RowBuilder(special, objectives, seed=seed, word_starts=starts)
         self._language_place = {code: place for place, code in enumerate(corpus.languages)}
         self._rank, self._world_size, self._micro_batches = rank, world_size, micro_batches
+
+    @classmethod
+    def of(cls, recipe: TrainRecipe, corpus: Corpus, *, rank: int, world_size: int) -> BatchBuilder:
+        """The builder of a recipe's run, on one of its ranks."""
+        tokenizer = corpus.manifest.tokenizer
+        return cls(
+            corpus,
+            SpecialTokens.from_ids(tokenizer.special_ids, tokenizer.vocab_size),
+            recipe.objectives,
+            seed=recipe.run.seed,
+            samples_per_step=recipe.data.samples_per_step,
+            micro_batches=recipe.data.micro_batches,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def build(self, step: int) -> RankBatch:
         """The rank's part of global batch `step`, counted from 0."""

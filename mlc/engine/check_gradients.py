@@ -27,7 +27,6 @@ from transformers import AutoConfig
 from mlc.config import Section
 from mlc.data.batches import BatchBuilder, MicroBatch, RankBatch
 from mlc.data.corpus import Corpus
-from mlc.data.corruption import SpecialTokens
 from mlc.distributed.queue import QueuedPairs
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.construct import build_engine, prepare_process, start_process_group
@@ -289,17 +288,8 @@ def _on_rank_0(
 
 def _batch(recipe: TrainRecipe, place: _Place, rank: int, world_size: int, micro_batches: int) -> RankBatch:
     """What a rank of `world_size` does in step 0."""
-    tokenizer = place.corpus.manifest.tokenizer
-    builder = BatchBuilder(
-        place.corpus,
-        SpecialTokens.from_ids(tokenizer.special_ids, tokenizer.vocab_size),
-        recipe.objectives,
-        seed=recipe.run.seed,
-        samples_per_step=recipe.data.samples_per_step,
-        micro_batches=micro_batches,
-        rank=rank,
-        world_size=world_size,
-    )
+    divided = _changed(recipe, "data", {"micro_batches": micro_batches})
+    builder = BatchBuilder.of(divided, place.corpus, rank=rank, world_size=world_size)
     return builder.build(0)
 
 

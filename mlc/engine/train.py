@@ -20,7 +20,6 @@ from rich.console import Console
 
 from mlc.data.batches import BatchBuilder, RankBatch
 from mlc.data.corpus import Corpus
-from mlc.data.corruption import SpecialTokens
 from mlc.data.manifest import Manifest
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
@@ -61,17 +60,7 @@ def _train(recipe: TrainRecipe, ranks: RankInfo, run_folder: Path) -> int:
     identity = run_identity(recipe, manifest)
     device = prepare_process(recipe, ranks)
     corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
-    special = SpecialTokens.from_ids(manifest.tokenizer.special_ids, manifest.tokenizer.vocab_size)
-    builder = BatchBuilder(
-        corpus,
-        special,
-        recipe.objectives,
-        seed=recipe.run.seed,
-        samples_per_step=recipe.data.samples_per_step,
-        micro_batches=recipe.data.micro_batches,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
+    builder = BatchBuilder.of(recipe, corpus, rank=ranks.rank, world_size=ranks.world_size)
     start_process_group()
     try:
         checkpoint, position = _find_start(recipe, run_folder, identity, ranks)
