@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -37,12 +36,19 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 LARGE = {"layers": 12, "hidden_size": 768, "heads": 12, "feed_forward_size": 2048}
 SMALL = {"layers": 2, "hidden_size": 64, "heads": 2, "feed_forward_size": 128}
+JOINT: dict[str, Any] = {"contrastive": {"weight": 1.0}, "glm": {"weight": 1.0}, "mlm": {"weight": 1.0}}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "contrastive": {"contrastive": {"weight": 1.0}},
     "glm": {"glm": {"weight": 1.0}},
     "mlm": {"mlm": {"weight": 1.0}},
-    "joint": {"contrastive": {"weight": 1.0}, "glm": {"weight": 1.0}, "mlm": {"weight": 1.0}},
+    "joint": JOINT,
+    "joint, learned temperature": {**JOINT, "contrastive": {"weight": 1.0, "learn_temperature": True}},
+    "joint, queue of 4,096": {**JOINT, "contrastive": {"weight": 1.0, "queue": {"size": 4096, "momentum": 0.99}}},
+    "joint, both views as one text": {**JOINT, "join_views": True},
+    "joint, language adversary": {**JOINT, "language_adversary": {"weight": 0.1}},
+    "joint, perturbed embeddings": {**JOINT, "perturbation": {"weight": 1.0}},
 }
+IN_TWO_PASSES = "joint, two passes over 4 micro-batches"
 
 
 def main() -> None:
@@ -67,6 +73,8 @@ def tables(options: argparse.Namespace) -> Iterator[str]:
         table = _recipe(Path(temporary), options)
         yield from _zero_table(table, Path(temporary), options)
         yield from _objective_table(table, Path(temporary))
+        yield from _gradient_table(table, Path(temporary))
+        yield from _contrast_tables(options.small)
 
 
 def _attention_table(small: bool) -> Iterator[str]:
@@ -121,9 +129,10 @@ def _zero_table(table: dict[str, Any], folder: Path, options: argparse.Namespace
 def _objective_table(table: dict[str, Any], folder: Path) -> Iterator[str]:
     yield "\n| objective (ZeRO-3, bf16) | tokens/s | TFLOP/s | MFU |\n|---|---|---|---|"
     table["deepspeed"] = {"config": str(ROOT / "ds_configs" / "zero3.json")}
-    for name, objectives in OBJECTIVES.items():
+    for name, objectives in {**OBJECTIVES, IN_TWO_PASSES: JOINT}.items():
         table["objectives"] = objectives
-        table["run"] |= {"folder": str(folder / f"objective-{name}"), "precision": "bf16"}
+        table["data"]["micro_batches"] = 4 if name == IN_TWO_PASSES else 1
+        table["run"] |= {"folder": str(folder / name.replace(" ", "-").replace(",", "")), "precision": "bf16"}
         metrics, error = _train(table, folder)
         if error:
             yield f"| {name} | failed: {error} | | |"
@@ -134,6 +143,41 @@ def _objective_table(table: dict[str, Any], folder: Path) -> Iterator[str]:
         )
         mfu = tail[-1]["mfu"]
         yield f"| {name} | {tokens:,.0f} | {tflops:.2f} | {'-' if mfu is None else f'{mfu:.1%}'} |"
+
+
+def _gradient_table(table: dict[str, Any], folder: Path) -> Iterator[str]:
+    """`mlc check gradients` of the joint recipe, with one and with two micro-batches."""
+    yield "\n| gradient of J against one process in float64 | precision | relative error | cosine |\n|---|---|---|---|"
+    table["objectives"] = JOINT
+    recipe, result = folder / "gradients.toml", folder / "gradients.json"
+    for name, micro_batches in (("zero2", 1), ("zero3", 1), ("zero3", 2)):
+        for precision in ("fp32", "bf16", "fp16") if torch.cuda.is_available() else ("fp32", "bf16"):
+            table["deepspeed"] = {"config": str(ROOT / "ds_configs" / f"{name}.json")}
+            table["data"]["micro_batches"] = micro_batches
+            table["run"] |= {"precision": precision}
+            recipe.write_text(tomli_w.dumps(table))
+            result.unlink(missing_ok=True)
+            error = _run(["check", "gradients", str(recipe), "--samples", "64", "--json", str(result)])
+            label = f"{name}, {micro_batches} micro-batches | {precision}"
+            if not result.exists():
+                yield f"| {label} | failed: {error} | |"
+                continue
+            joint = next(o for o in json.loads(result.read_text())["objectives"] if o["objective"] == "joint")
+            found = next(c for c in joint["comparisons"] if c["parameters"] == "all")
+            yield f"| {label} | {found['relative_error']:.1e} | {found['cosine']:.6f} |"
+
+
+def _contrast_tables(small: bool) -> Iterator[str]:
+    """Memory and time of the tiled contrast on the GPU, for some sizes of tiles."""
+    if not torch.cuda.is_available():
+        yield "\nThe contrast on a GPU: not run, no GPU."
+        return
+    rows = ["1024"] if small else ["32768", "262144"]
+    for tile in ("2048", "8192", "16384"):
+        command = [sys.executable, str(ROOT / "benchmarks" / "contrast_memory.py"), "--device", "cuda"]
+        command += ["--rows", *rows, "--width", "1024", "--plain-up-to", "32768", "--compile-plain", "--tile", tile]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        yield f"\nTiles of {tile} x {tile}, plain loss compiled:\n\n{done.stdout.strip()[-3000:]}"
 
 
 def _recipe(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -148,7 +192,7 @@ def _recipe(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "max_tokens": 256,
         },
         model=SMALL if options.small else LARGE,
-        objectives=OBJECTIVES["joint"],
+        objectives=JOINT,
         schedule={"total_steps": options.steps, "warmup_steps": 2},
     )
 
@@ -156,13 +200,17 @@ def _recipe(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def _train(table: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], str]:
     recipe = folder / "recipe.toml"
     recipe.write_text(tomli_w.dumps(table))
-    command = [sys.executable, "-m", "mlc", "train", str(recipe)]
-    done = subprocess.run(
-        command, env={**os.environ}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if done.returncode:
-        return [], json.dumps(done.stdout.strip().splitlines()[-1][:200])
+    error = _run(["train", str(recipe)])
+    if error:
+        return [], error
     return read_metrics(Path(table["run"]["folder"])), ""
+
+
+def _run(arguments: list[str]) -> str:
+    """Run an mlc command; its last line if it fails, "" otherwise."""
+    command = [sys.executable, "-m", "mlc", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return json.dumps(done.stdout.strip().splitlines()[-1][:200]) if done.returncode else ""
 
 
 if __name__ == "__main__":
