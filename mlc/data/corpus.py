@@ -212,7 +212,7 @@ class Corpus:
         return np.bincount(tokens, minlength=vocab_size).astype(np.int64)
 
     def _open_source(self, number: int, source: SourceSection) -> list[Stream]:
-        entries = [entry for entry in self.manifest.shards if entry.kind == source.kind and _selected(entry, source)]
+        entries = [entry for entry in self.manifest.shards if is_selected(entry, source)]
         where = f"{self._data.shards}/manifest.json"
         found_languages = {language for entry in entries for language in entry.languages}
         missing = sorted(set(source.languages) - found_languages)
@@ -345,5 +345,7 @@ def _document_lengths(shard: IndexedShard, documents: Int64Array) -> Int64Array:
     return ((ends - starts) // shard.dtype.itemsize).astype(np.int64)
 
 
-def _selected(entry: ShardEntry, source: SourceSection) -> bool:
-    return not source.languages or all(language in source.languages for language in entry.languages)
+def is_selected(entry: ShardEntry, source: SourceSection) -> bool:
+    """Whether a source draws from a shard: one of its kind, in no languages but those it lists."""
+    chosen = not source.languages or all(language in source.languages for language in entry.languages)
+    return entry.kind == source.kind and chosen

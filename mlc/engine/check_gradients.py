@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import gc
 import tempfile
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +26,7 @@ from transformers import AutoConfig
 from mlc.config import Section
 from mlc.data.batches import BatchBuilder, MicroBatch, RankBatch
 from mlc.data.corpus import Corpus
+from mlc.distributed.agree import from_rank_0
 from mlc.distributed.queue import QueuedPairs
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.construct import build_engine, prepare_process, start_process_group
@@ -34,7 +34,8 @@ from mlc.engine.gradient_report import CheckedStep, ObjectiveResult, compare, pr
 from mlc.engine.preflight import check_run
 from mlc.engine.reference import GlobalBatch, StepGradient, plain_model, reference_step
 from mlc.engine.step import TERMS, TrainingStep, count_totals
-from mlc.errors import EXIT_FAILED, MlcError, RecipeError, UsageError
+from mlc.engine.step_metrics import objective_metrics
+from mlc.errors import EXIT_FAILED, RecipeError, UsageError
 from mlc.model.registration import register_auto_classes
 from mlc.model.training_model import TrainingModel
 from mlc.recipe import ModelSection, TrainRecipe
@@ -238,9 +239,7 @@ def _found(recipe: TrainRecipe, place: _Place, queue: QueuedPairs | None) -> tup
         sums = training_step.take(batch, totals, queue)
         if engine.skipped_steps == skipped:
             break
-    loss = recipe.objectives.perturbation.weight * sums.perturbed
-    for name, count in totals.denominators.items():
-        loss += getattr(recipe.objectives, name).weight * sums.loss[name] / max(1.0, count)
+    loss = objective_metrics(recipe, totals, sums, corpus.languages)["loss"]
     stage = int(engine.zero_optimization_stage())
     engine.destroy()
     return StepGradient(loss, gradients), stage
@@ -268,22 +267,15 @@ def _on_rank_0(
     found: StepGradient,
 ) -> ObjectiveResult:
     """The reference and the comparison on rank 0, the result on every rank; a collective."""
-    answer: list[Any] = [None]
-    if place.ranks.rank == 0:
-        try:
-            batch = GlobalBatch.of(whole, _part_of_sample(recipe, place), queue, place.device)
-            model = plain_model(recipe, place.corpus, place.token_counts, place.device)
-            step = reference_step(model, recipe.objectives, batch)
-            expected = StepGradient(step.loss, {name: tensor.cpu() for name, tensor in step.gradients.items()})
-            answer = [compare(objective, found, expected, _groups(model), place.tolerance)]
-        except Exception as error:  # the others wait in the broadcast: whatever it is, they have to hear of it
-            if not isinstance(error, MlcError):
-                traceback.print_exc()
-            answer = [error if isinstance(error, MlcError) else MlcError("rank 0 failed", found=repr(error))]
-    dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], MlcError):
-        raise answer[0]
-    return cast(ObjectiveResult, answer[0])
+
+    def result() -> ObjectiveResult:
+        batch = GlobalBatch.of(whole, _part_of_sample(recipe, place), queue, place.device)
+        model = plain_model(recipe, place.corpus, place.token_counts, place.device)
+        step = reference_step(model, recipe.objectives, batch)
+        expected = StepGradient(step.loss, {name: tensor.cpu() for name, tensor in step.gradients.items()})
+        return compare(objective, found, expected, _groups(model), place.tolerance)
+
+    return from_rank_0(result)
 
 
 def _batch(recipe: TrainRecipe, place: _Place, rank: int, world_size: int, micro_batches: int) -> RankBatch:

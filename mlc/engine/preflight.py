@@ -18,6 +18,7 @@ from typing import Any
 
 from mlc.config import digest
 from mlc.data.batches import check_batch_size
+from mlc.data.corpus import is_selected
 from mlc.data.manifest import SPECIAL_TOKENS, Manifest, write_atomically, write_json
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.deepspeed_config import deepspeed_config
@@ -60,7 +61,7 @@ def _check_adversary(recipe: TrainRecipe, manifest: Manifest) -> None:
         language
         for source in recipe.data.sources
         for entry in manifest.shards
-        if entry.kind == source.kind and (not source.languages or set(entry.languages) <= set(source.languages))
+        if is_selected(entry, source)
         for language in entry.languages
     }
     if recipe.objectives.language_adversary.weight and len(languages) < 2:

@@ -7,7 +7,6 @@ Out: a run folder, and an exit code (0 finished, 75 saved on request).
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from rich.console import Console
 from mlc.data.batches import BatchBuilder, RankBatch
 from mlc.data.corpus import Corpus
 from mlc.data.manifest import Manifest
+from mlc.distributed.agree import from_rank_0
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
 from mlc.engine.construct import build_engine, parameter_count, prepare_process, set_learning_rate, start_process_group
@@ -63,7 +63,7 @@ def _train(recipe: TrainRecipe, ranks: RankInfo, run_folder: Path) -> int:
     builder = BatchBuilder.of(recipe, corpus, rank=ranks.rank, world_size=ranks.world_size)
     start_process_group()
     try:
-        checkpoint, position = _find_start(recipe, run_folder, identity, ranks)
+        checkpoint, position = from_rank_0(lambda: _look_for_start(recipe, run_folder, identity, ranks.world_size))
         engine = build_engine(
             recipe,
             ranks,
@@ -280,28 +280,10 @@ def _ahead(builder: BatchBuilder, first_step: int, total_steps: int) -> Iterator
             yield batch, time.perf_counter() - started
 
 
-def _find_start(
-    recipe: TrainRecipe, run_folder: Path, identity: dict[str, str], ranks: RankInfo
-) -> tuple[Path | None, Position]:
-    """The checkpoint to continue from, the same on every rank; a collective."""
-    answer: list[Any] = [None]
-    if ranks.rank == 0:
-        try:
-            answer = [_look_for_start(recipe, run_folder, identity, ranks.world_size)]
-        except Exception as error:  # the others wait in the broadcast: whatever it is, they have to hear of it
-            if not isinstance(error, MlcError):
-                traceback.print_exc()
-            answer = [error if isinstance(error, MlcError) else MlcError("rank 0 failed", found=repr(error))]
-    dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], MlcError):
-        raise answer[0]
-    checkpoint, position = answer[0]
-    return checkpoint, position
-
-
 def _look_for_start(
     recipe: TrainRecipe, run_folder: Path, identity: dict[str, str], world_size: int
 ) -> tuple[Path | None, Position]:
+    """The checkpoint to continue from, and where it stands."""
     saved = newest_checkpoint(run_folder)
     if saved is None:
         return None, Position()
