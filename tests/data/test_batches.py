@@ -14,7 +14,6 @@ from small_shards import write_small_shards
 
 from mlc.data.batches import BatchBuilder, MicroBatch, assign
 from mlc.data.corpus import Corpus, text_hash
-from mlc.data.corruption import SpecialTokens
 from mlc.data.manifest import Manifest
 from mlc.errors import RecipeError
 from mlc.recipe import TrainRecipe
@@ -47,20 +46,8 @@ def _batches(
     recipe: TrainRecipe, manifest: Manifest, step: int, world_size: int, **changes: object
 ) -> list[list[MicroBatch]]:
     corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
-    special = SpecialTokens.from_ids(manifest.tokenizer.special_ids, manifest.tokenizer.vocab_size)
     return [
-        BatchBuilder(
-            corpus,
-            special,
-            recipe.objectives,
-            seed=recipe.run.seed,
-            samples_per_step=recipe.data.samples_per_step,
-            micro_batches=recipe.data.micro_batches,
-            rank=rank,
-            world_size=world_size,
-        )
-        .build(step)
-        .micro_batches
+        BatchBuilder.of(recipe, corpus, rank=rank, world_size=world_size).build(step).micro_batches
         for rank in range(world_size)
     ]
 

@@ -58,20 +58,9 @@ def _corpus(recipe: TrainRecipe, manifest: Manifest) -> Corpus:
 
 
 def _batches(recipe: TrainRecipe, manifest: Manifest, step: int, world_size: int) -> list[list[MicroBatch]]:
-    special = SpecialTokens.from_ids(manifest.tokenizer.special_ids, manifest.tokenizer.vocab_size)
+    corpus = _corpus(recipe, manifest)
     return [
-        BatchBuilder(
-            _corpus(recipe, manifest),
-            special,
-            recipe.objectives,
-            seed=recipe.run.seed,
-            samples_per_step=N,
-            micro_batches=recipe.data.micro_batches,
-            rank=rank,
-            world_size=world_size,
-        )
-        .build(step)
-        .micro_batches
+        BatchBuilder.of(recipe, corpus, rank=rank, world_size=world_size).build(step).micro_batches
         for rank in range(world_size)
     ]
 

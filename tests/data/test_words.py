@@ -15,7 +15,6 @@ from small_shards import write_small_shards
 
 from mlc.data.batches import BatchBuilder
 from mlc.data.corpus import Corpus
-from mlc.data.corruption import SpecialTokens
 from mlc.data.manifest import SPECIAL_TOKENS, Manifest
 from mlc.data.words import LONGEST_WORD, number_words, starts_word, word_starts
 from mlc.errors import ShardError
@@ -122,16 +121,8 @@ def test_batches_mask_words_whole(manifest: Manifest) -> None:
         data={"shards": str(manifest.folder), "samples_per_step": 16},
         objectives={"contrastive": {"weight": 0.0}, "glm": {"weight": 0.0}, "mlm": {"weight": 1.0, "whole_word": True}},
     )
-    builder = BatchBuilder(
-        Corpus(recipe.data, manifest, seed=1),
-        SpecialTokens.from_ids(manifest.tokenizer.special_ids, manifest.tokenizer.vocab_size),
-        recipe.objectives,
-        seed=1,
-        samples_per_step=16,
-        micro_batches=1,
-        rank=0,
-        world_size=1,
-    )
+    corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
+    builder = BatchBuilder.of(recipe, corpus, rank=0, world_size=1)
     (part,) = builder.build(0).micro_batches
     rows, columns = np.divmod(part.mlm_index, part.input_ids.shape[1])
     for row in set(rows.tolist()):
