@@ -23,8 +23,9 @@ from study_plan import Run, Study, plan_runs, read_study
 from study_queue import lock, run_queue
 from study_table import collect, plot, table
 
-from mlc.data.manifest import Manifest, write_atomically
+from mlc.data.manifest import Manifest
 from mlc.errors import MlcError, UsageError
+from mlc.files import write_atomically
 
 
 def main() -> None:

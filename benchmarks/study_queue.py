@@ -24,8 +24,8 @@ from typing import Any, Literal, Protocol
 
 from study_plan import Budget, Run, render_recipe
 
-from mlc.data.manifest import write_atomically, write_json
 from mlc.errors import EXIT_FAILED, EXIT_SAVED, MlcError, RecipeError
+from mlc.files import write_atomically, write_json
 
 STUDY, RECIPE, SCORE, FAILURE, LOG, LOCK = (
     "study.json",

@@ -24,8 +24,9 @@ import torch
 from mlc.data.batches import BatchBuilder
 from mlc.data.corpus import Corpus
 from mlc.data.corruption import SpecialTokens
-from mlc.data.manifest import Manifest, write_atomically, write_json
+from mlc.data.manifest import Manifest
 from mlc.errors import MlcError
+from mlc.files import write_atomically, write_json
 from mlc.model.saving import load_training_model
 from mlc.model.training_model import TrainingModel
 from mlc.objectives.token_losses import token_cross_entropy_sum

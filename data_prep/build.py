@@ -26,8 +26,9 @@ from data_prep.recipe import PrepRecipe
 from data_prep.sample import Candidates, balanced_sample, choose_candidates
 from data_prep.shards import sha256_of, write_shard
 from data_prep.tokenizer import Tokenizer, train_tokenizer
-from mlc.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerInfo, write_atomically
+from mlc.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerInfo
 from mlc.errors import MlcError, RecipeError, ShardError
+from mlc.files import write_atomically
 
 TOKENIZER_NAME = "tokenizer.model"
 MARKER_NAME = ".mlc-build"

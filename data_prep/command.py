@@ -24,8 +24,9 @@ from data_prep.recipe import PrepRecipe
 from data_prep.tokenizer import Tokenizer
 from data_prep.verify import find_faults
 from mlc.config import read_recipe
-from mlc.data.manifest import Manifest, ShardEntry, write_json
+from mlc.data.manifest import Manifest, ShardEntry
 from mlc.errors import MlcError
+from mlc.files import write_json
 
 app = typer.Typer(name="prep", help="Turn text into verified shards, once.", no_args_is_help=True)
 

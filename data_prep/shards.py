@@ -25,7 +25,8 @@ from data_prep.progress import Progress
 from data_prep.recipe import PrepRecipe
 from data_prep.tokenizer import Tokenizer
 from mlc.data.indexed import ShardWriter, bin_path, idx_path
-from mlc.data.manifest import ShardEntry, write_atomically
+from mlc.data.manifest import ShardEntry
+from mlc.files import write_atomically
 
 Encoded: TypeAlias = list[tuple[str, NDArray[Any]]]
 """The sequences of one side of a document: text and ids."""

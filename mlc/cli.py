@@ -113,8 +113,8 @@ def _check_identical(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
 ) -> None:
     """Compare two runs bit by bit: every metric but clocks, and the final weights. Exit code 1 if they differ."""
-    from mlc.data.manifest import write_json
     from mlc.engine.compare import compare_runs
+    from mlc.files import write_json
 
     result = compare_runs(first, second)
     if json_file is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = {"mlc", "mlc.errors", "mlc.languages"}
+BASE = {"mlc", "mlc.errors", "mlc.languages", "mlc.files"}
 RECIPE = {"mlc.config", "mlc.recipe", "mlc.recipe_objectives"}
 LEAVES = {"mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
 MIDDLE = {"mlc.engine", "mlc.tasks"}
@@ -18,6 +18,7 @@ SHARD_FORMAT = {"mlc.data.indexed", "mlc.data.manifest", "mlc.data.text", "mlc.d
 MAY_IMPORT: dict[str, set[str]] = {
     "mlc.errors": set(),
     "mlc.languages": set(),
+    "mlc.files": set(),
     "mlc.config": BASE,
     "mlc.recipe_objectives": BASE | {"mlc.config"},
     "mlc.recipe": BASE | {"mlc.config", "mlc.recipe_objectives"},

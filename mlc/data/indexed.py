@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 import uuid
 from array import array
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mlc.errors import ShardError
+from mlc.files import sync_folder
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -299,17 +299,6 @@ class ShardWriter:
                 )
             tokens = tokens.astype(self.dtype)
         return np.ascontiguousarray(tokens)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    if sys.platform == "win32":  # a folder cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sync_and_close(file: IO[bytes]) -> None:

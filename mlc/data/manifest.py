@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,8 +21,9 @@ import pydantic
 import xxhash
 from numpy.typing import NDArray
 
-from mlc.data.indexed import IndexedShard, sync_folder
+from mlc.data.indexed import IndexedShard
 from mlc.errors import ShardError
+from mlc.files import write_atomically
 
 MANIFEST_NAME = "manifest.json"
 BUILD_NAME = "build.json"
@@ -271,26 +270,6 @@ def group_number(*key: str) -> int:
     """
     text = key[0] if len(key) == 1 else json.dumps(key, ensure_ascii=False)
     return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) >> 1
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, sync it, and rename it: a reader sees all of it or the one before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a report as JSON that people can read, all of it or nothing."""
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 Parsed = TypeVar("Parsed", TokenizerInfo, ShardEntry)

@@ -22,10 +22,9 @@ import torch
 import torch.distributed as dist
 import xxhash
 
-from mlc.data.indexed import sync_folder
-from mlc.data.manifest import write_json
 from mlc.engine.momentum import MomentumQueue
 from mlc.errors import CheckpointError, RecipeError
+from mlc.files import sync_folder, write_json
 from mlc.model.saving import save_model_folder
 
 COMPLETE_NAME = "complete.json"

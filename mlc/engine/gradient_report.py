@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mlc.data.manifest import write_json
 from mlc.engine.reference import StepGradient
+from mlc.files import write_json
 
 LEAST_COSINE = 0.999
 FLOOR = 1e-3

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mlc.data.manifest import write_atomically
+from mlc.files import write_atomically
 
 METRICS_NAME = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 5.0

@@ -19,11 +19,12 @@ from typing import Any
 from mlc.config import digest
 from mlc.data.batches import check_batch_size
 from mlc.data.corpus import is_selected
-from mlc.data.manifest import SPECIAL_TOKENS, Manifest, write_atomically, write_json
+from mlc.data.manifest import SPECIAL_TOKENS, Manifest
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.engine.momentum import check_queue
 from mlc.errors import RecipeError
+from mlc.files import write_atomically, write_json
 from mlc.recipe import TrainRecipe
 
 HARMLESS_KEYS = ("run.folder", "run.resume", "data.shards", "checkpoint", "log", "deepspeed.config")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from mlc.data.manifest import write_json
 from mlc.errors import UsageError
+from mlc.files import write_json
 
 if TYPE_CHECKING:
     from mlc.evaluate.report import RetrievalReport

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mlc.data.manifest import write_json
 from mlc.errors import UsageError
+from mlc.files import write_json
 
 
 def export(

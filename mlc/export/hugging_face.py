@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from mlc.data.manifest import write_json
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.export.model_card import model_card
 from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
+from mlc.files import write_json
 from mlc.model.build import encoder_of
 from mlc.tasks.encoder import Representation, TextEncoder, choose_representation, pool_states
 from mlc.tasks.loading import (

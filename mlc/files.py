@@ -1,0 +1,69 @@
+"""Files that are whole or absent, and what tells that they are whole.
+
+In:  bytes and paths.
+Out: files written under a temporary name, synced and renamed; checksums.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import xxhash
+
+BLOCK_BYTES = 4 << 20
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, sync it, and rename it: a reader sees all of it or the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a report as JSON that people can read, all of it or nothing."""
+    write_atomically(path, json_bytes(content))
+
+
+def json_bytes(content: Mapping[str, object]) -> bytes:
+    """JSON that people can read."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def hash_file(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
+    """xxh3_64 of a file's content, in hexadecimal.
+
+    Args:
+        path: the file.
+        progress: told after every block how many bytes it had.
+    """
+    digest = xxhash.xxh3_64()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            progress(len(block))
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or deleted in a folder durable."""
+    if sys.platform == "win32":  # a folder cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
