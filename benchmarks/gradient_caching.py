@@ -128,7 +128,7 @@ def measure(task: dict[str, Any]) -> None:
     seconds, before, peak = [], 0.0, 0.0
     for number in range(STEPS):
         batch = builder.build(number)
-        totals = count_totals(batch, stop=False, device=device)
+        totals = count_totals(batch, device=device)
         if number == 1:  # the first step makes the optimizer's states
             before = _start_of_peak()
         started = time.perf_counter()

@@ -57,10 +57,12 @@ def build_app() -> typer.Typer:
 
     # Sub-applications bring their own help and examples; importing them costs no torch.
     from data_prep.command import app as prep
+    from mlc.checkpoint.command import app as checkpoints
     from mlc.evaluate.command import app as evaluate
     from mlc.export.command import export
 
     app.add_typer(prep, name="prep")
+    app.add_typer(checkpoints, name="checkpoints")
     app.add_typer(evaluate, name="evaluate")
     app.command("export", epilog=_examples("mlc export runs/base exported/base"))(export)
     return app
@@ -96,7 +98,7 @@ def _train(recipe: Recipe, overrides: Overrides = None) -> None:
     ranks = find_ranks(os.environ)
     from mlc.engine.train import train
 
-    sys.exit(train(resolved, ranks))
+    sys.exit(train(resolved, ranks, ends_process=True))
 
 
 def _check_recipe(recipe: Recipe, overrides: Overrides = None) -> None:

@@ -67,5 +67,9 @@ class CheckpointError(MlcError):
     """A checkpoint is missing, damaged, or belongs to another run."""
 
 
+class FencedError(MlcError):
+    """A newer start of the same run owns its folder; this one may not write there any more."""
+
+
 class DataError(MlcError):
     """Input text cannot be used: too many bad records, or none left."""

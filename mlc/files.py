@@ -11,11 +11,25 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
 BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a whole file must have.
+
+    Attributes:
+        bytes: its size.
+        xxh3: xxh3_64 of its content, in hexadecimal.
+    """
+
+    bytes: int
+    xxh3: str
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -56,6 +70,15 @@ def hash_file(path: Path, progress: Callable[[int], None] = lambda count: None) 
             digest.update(block)
             progress(len(block))
     return digest.hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

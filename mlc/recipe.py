@@ -28,6 +28,13 @@ class RunSection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     resume: Literal["auto", "never"] = "auto"
     """auto: continue from the newest complete checkpoint; never: refuse a folder that has one."""
+    allow_changes: tuple[str, ...] = ()
+    """Keys or tables ("optimizer", "schedule.total_steps", "shards") that may differ from what the run was started
+    with; docs/checkpoints.md lists which can."""
+    time_limit_minutes: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Save and end this start (exit code 75) before so many minutes have passed; 0 = no limit."""
+    stall_timeout_seconds: PositiveFloat = 1800.0
+    """A rank that gets no further for so long logs the stacks of its threads and ends."""
 
 
 class SourceSection(Section):
@@ -178,13 +185,38 @@ class DeepSpeedSection(Section):
 
 
 class CheckpointSection(Section):
-    """When the run is saved."""
+    """When the run is saved, how, and what is kept."""
 
     every_steps: Positive = 1000
     keep_last: Positive = 2
     """Complete checkpoints to keep; the one of `at_start` counts too."""
+    keep_every: NonNegative = 0
+    """Also keep every checkpoint whose step is a multiple of this; 0 = none."""
     at_start: bool = False
     """Also save before the first step, to score the untrained model."""
+    asynchronous: bool = True
+    """Write while training goes on, from a copy in host memory of 12 bytes a parameter over all ranks (with a queue
+    16)."""
+    on_failure: Literal["stop", "continue"] = "stop"
+    """When a checkpoint cannot be written (disk full, quota, read-only): end the run, or train on and try again at the
+    next one. The checkpoints before stay whole either way."""
+    min_free_gib: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 1.0
+    """A save does not begin unless so much of the disk stays free after it."""
+
+
+class DivergenceSection(Section):
+    """What happens after a bad step: its loss or gradient is not finite, or the gradient's norm is over the limit.
+
+    The update is left out. After too many in a row the run goes back to its last checkpoint and steps over the batches
+    of the bad steps from then on; after too many returns to one checkpoint it stops.
+    """
+
+    gradient_norm_limit: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Largest global L2 norm of the gradient, before clipping, of a good step; 0 = any finite one."""
+    skip_updates: NonNegative = 2
+    """Bad steps in a row whose update is left out and nothing else happens."""
+    roll_backs: NonNegative = 2
+    """Returns to one and the same checkpoint."""
 
 
 class LogSection(Section):
@@ -195,6 +227,8 @@ class LogSection(Section):
     gradient_cosine_every: NonNegative = 0
     """Log the cosines between the terms' gradients every so many steps; such a step costs one forward and backward a
     term. 0 = never."""
+    samples: bool = False
+    """Every rank notes the numbers of the samples it trains on, in samples/."""
 
 
 class TrainRecipe(Section):
@@ -208,6 +242,7 @@ class TrainRecipe(Section):
     schedule: ScheduleSection
     deepspeed: DeepSpeedSection = DeepSpeedSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    divergence: DivergenceSection = DivergenceSection()
     log: LogSection = LogSection()
 
     @pydantic.model_validator(mode="after")

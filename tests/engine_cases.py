@@ -211,7 +211,7 @@ def steps_of_engine(shards: str, cases: list[EngineCase]) -> dict[tuple[str, int
 
             engine.step = step
             batch = rank_batch(recipe, manifest, ranks.rank, ranks.world_size)
-            totals = count_totals(batch, stop=False, device=device)
+            totals = count_totals(batch, device=device)
             queue = queued_pairs(whole_batch(recipe, manifest), 16) if case.queue else None
             step_taker = TrainingStep(
                 engine,

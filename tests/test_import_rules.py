@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = {"mlc", "mlc.errors", "mlc.languages", "mlc.files"}
+TENSOR_FILES = {"mlc.tensor_files"}
 RECIPE = {"mlc.config", "mlc.recipe", "mlc.recipe_objectives"}
-LEAVES = {"mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
+LEAVES = {"mlc.checkpoint", "mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
 MIDDLE = {"mlc.engine", "mlc.tasks"}
 TOP = {"mlc.finetune", "mlc.evaluate", "mlc.export"}
 SHARD_FORMAT = {"mlc.data.indexed", "mlc.data.manifest", "mlc.data.text", "mlc.data.text_lines"}
@@ -19,13 +20,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mlc.errors": set(),
     "mlc.languages": set(),
     "mlc.files": set(),
+    "mlc.tensor_files": {"mlc.errors", "mlc.files"},
     "mlc.config": BASE,
     "mlc.recipe_objectives": BASE | {"mlc.config"},
     "mlc.recipe": BASE | {"mlc.config", "mlc.recipe_objectives"},
-    **{leaf: BASE | {*RECIPE, leaf} for leaf in LEAVES},
-    "mlc.engine": BASE | {*RECIPE, "mlc.engine"} | LEAVES,
-    "mlc.tasks": BASE | {*RECIPE, "mlc.tasks"} | LEAVES,
-    **{top: BASE | {*RECIPE, top} | LEAVES | MIDDLE for top in TOP},
+    **{leaf: BASE | TENSOR_FILES | {*RECIPE, leaf} for leaf in LEAVES},
+    "mlc.engine": BASE | TENSOR_FILES | {*RECIPE, "mlc.engine"} | LEAVES,
+    "mlc.tasks": BASE | TENSOR_FILES | {*RECIPE, "mlc.tasks"} | LEAVES,
+    **{top: BASE | TENSOR_FILES | {*RECIPE, top} | LEAVES | MIDDLE for top in TOP},
     "data_prep": BASE | {"mlc.config", "data_prep"} | SHARD_FORMAT,
     "launchers": BASE | {*RECIPE, "launchers"},
 }

@@ -78,6 +78,11 @@ class NegativeQueue:
         return len(self._pairs)
 
     @property
+    def bytes(self) -> int:
+        """Size of all places."""
+        return sum(tensor.nbytes for tensor in self.state().values())
+
+    @property
     def filled(self) -> int:
         """Places that hold a pair."""
         return int(self._pairs.valid.sum())

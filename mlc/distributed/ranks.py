@@ -267,3 +267,9 @@ def guess_rank(environ: Mapping[str, str]) -> int:
         if environ.get(name, "").isdigit():
             return int(environ[name])
     return 0
+
+
+def find_job(environ: Mapping[str, str]) -> dict[str, str]:
+    """The cluster job this process belongs to and how often it was restarted, as far as the environment tells."""
+    names = {"job": "SLURM_JOB_ID", "restarts": "SLURM_RESTART_COUNT", "array_task": "SLURM_ARRAY_TASK_ID"}
+    return {key: environ[name] for key, name in names.items() if name in environ}

@@ -223,7 +223,7 @@ def _found(recipe: TrainRecipe, place: _Place, queue: QueuedPairs | None) -> tup
 
     engine.step = step
     batch = _batch(recipe, place, ranks.rank, ranks.world_size, recipe.data.micro_batches)
-    totals = count_totals(batch, stop=False, device=place.device)
+    totals = count_totals(batch, device=place.device)
     training_step = TrainingStep(
         engine,
         recipe.objectives,

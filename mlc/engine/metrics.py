@@ -7,18 +7,19 @@ Out: `metrics.jsonl` (one line a step, flushed), `tensorboard/`, a line on the t
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mlc.files import write_atomically
+from mlc.checkpoint.fence import Fence
 
 METRICS_NAME = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 5.0
@@ -41,29 +42,37 @@ def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def discard_after(run_folder: Path, step: int) -> int:
-    """Move metric lines later than `step` into metrics.discarded-N.jsonl: those steps will be taken again.
+def start_metrics(run_folder: Path, step: int, fence: Fence) -> TextIO:
+    """Open a run's metrics.jsonl to go on after `step`; later lines move to metrics.discarded-N.jsonl.
+
+    The file is written anew inside the attempt's folder and put in place while it is open: what an earlier start that
+    is still alive appends afterwards goes to a file that has no name any more.
 
     Returns:
-        How many lines were moved.
+        The file, positioned at its end.
+
+    Raises:
+        FencedError: another start owns the run.
     """
-    path = run_folder / METRICS_NAME
-    if not path.exists():
-        return 0
     lines = read_metrics(run_folder)
     late = [line for line in lines if line["step"] > step]
-    kept = [line for line in lines if line["step"] <= step]
     if late:
         number = len(list(run_folder.glob("metrics.discarded-*.jsonl"))) + 1
-        _write_lines(run_folder / f"metrics.discarded-{number}.jsonl", late)
-    _write_lines(path, kept)
-    return len(late)
+        fence.write(run_folder / f"metrics.discarded-{number}.jsonl", _as_lines(late).encode())
+    temporary = fence.work / METRICS_NAME
+    file = temporary.open("w", encoding="utf-8")
+    file.write(_as_lines([line for line in lines if line["step"] <= step]))
+    file.flush()
+    os.fsync(file.fileno())
+    fence.place(temporary, run_folder / METRICS_NAME)
+    return file
 
 
 class MetricsWriter:
     """Writes a run's metrics; a context manager.
 
     Args:
+        file: from `start_metrics`.
         run_folder: the run's folder.
         total_steps: for the progress line.
         first_step: steps already taken.
@@ -72,9 +81,16 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, run_folder: Path, *, total_steps: int, first_step: int, tensorboard: bool, console: Console | None
+        self,
+        file: TextIO,
+        run_folder: Path,
+        *,
+        total_steps: int,
+        first_step: int,
+        tensorboard: bool,
+        console: Console | None,
     ) -> None:
-        self._file = (run_folder / METRICS_NAME).open("a", encoding="utf-8")
+        self._file = file
         self._board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -110,8 +126,9 @@ class MetricsWriter:
             self._board.close()
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """One logged step; `metrics` must hold "step"."""
-        self._file.write(json.dumps(metrics) + "\n")
+        """One logged step; `metrics` must hold "step". A number that is not finite is written as null."""
+        # JSON has no NaN, and a reader that stops at one would not see the lines after it.
+        self._file.write(json.dumps({key: _finite(value) for key, value in metrics.items()}, allow_nan=False) + "\n")
         self._file.flush()
         if self._board is not None:
             for key, value in metrics.items():
@@ -148,5 +165,9 @@ def _line(metrics: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+def _as_lines(objects: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(content) + "\n" for content in objects)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

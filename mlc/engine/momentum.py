@@ -13,15 +13,12 @@ Letters: R = rows, E = width of the embeddings, n = pairs of a micro-batch on th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mlc.data.batches import BatchBuilder, MicroBatch, RankBatch, longest_row
@@ -29,11 +26,11 @@ from mlc.distributed.queue import NegativeQueue, QueuedPairs, gather_pairs
 from mlc.engine.construct import gathered
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.engine.shards import own_master, own_part
-from mlc.errors import CheckpointError, RecipeError
+from mlc.errors import RecipeError
 from mlc.model.build import build_training_model
 from mlc.recipe import TrainRecipe
+from mlc.tensor_files import Piece, PieceReader
 
-QUEUE_NAME = "queue.safetensors"
 FILL_SAMPLES_PER_PLACE = 4
 """The first filling reads no more samples a place than this, however few of them are valid pairs."""
 
@@ -108,24 +105,22 @@ class MomentumEncoder:
         embeddings_RE: Tensor = self._engine(**inputs)["embeddings"]
         return embeddings_RE.float()
 
-    def state(self) -> dict[str, Tensor]:
-        """This rank's shards of the fp32 average, by parameter: 1-dimensional, without padding, perhaps empty."""
-        return dict(self._average)
+    def pieces(self) -> list[Piece]:
+        """This rank's pieces of the fp32 average; views of live memory."""
+        return [
+            Piece(name, dist.get_rank() * len(self._pairs[name][1].ds_tensor), shard)
+            for name, shard in self._average.items()
+        ]
 
     @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the average from `state`, of the same rank of as many.
+    def restore(self, average: PieceReader) -> None:
+        """Take the average from what `pieces` gave, on whatever number of ranks.
 
         Raises:
-            CheckpointError: it is of another model or another number of ranks.
+            CheckpointError: it is of another model.
         """
-        found = {name: len(shard) for name, shard in state.items()}
-        needed = {name: len(shard) for name, shard in self._average.items()}
-        if found != needed:
-            different = sorted(name for name in {*found, *needed} if found.get(name) != needed.get(name))
-            raise CheckpointError("the saved momentum encoder does not fit this run", found=", ".join(different[:3]))
-        for name, shard in self._average.items():
-            shard.copy_(state[name])
+        for piece in self.pieces():
+            average.read_into(piece.key, piece.start, piece.values)
         self._copy_down()
 
     def _copy_down(self) -> None:
@@ -174,21 +169,6 @@ class MomentumQueue:
     def pairs(self) -> QueuedPairs:
         """The queue's own tensors: read them before the next `advance`."""
         return self.queue.pairs()
-
-    def save(self, folder: Path) -> None:
-        """Write this rank's shards, and on rank 0 the queue."""
-        safetensors.torch.save_file(_on_cpu(self.encoder.state()), folder / _shard_name())
-        if dist.get_rank() == 0:
-            safetensors.torch.save_file(_on_cpu(self.queue.state()), folder / QUEUE_NAME)
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote on as many ranks; afterwards everything is bit-identical.
-
-        Raises:
-            CheckpointError: a file is missing, damaged, or of another run.
-        """
-        self.encoder.load(_read(folder / _shard_name()))
-        self.queue.load(_read(folder / QUEUE_NAME))
 
     def _encode(self, batch: RankBatch, step: int) -> QueuedPairs:
         """The valid pairs of all ranks, in the order of their samples."""
@@ -274,20 +254,3 @@ def teacher_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _say(line: str) -> None:
     if dist.get_rank() == 0:
         print(line, flush=True)
-
-
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Contiguous and apart from each other, as safetensors wants them.
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _shard_name() -> str:
-    return f"momentum-rank-{dist.get_rank():05d}.safetensors"
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError("the queue of negatives cannot be read", found=str(error), where=str(path)) from None
-    return tensors

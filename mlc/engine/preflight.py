@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import sys
-import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,7 @@ from mlc.distributed.ranks import RankInfo
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.engine.momentum import check_queue
 from mlc.errors import RecipeError
-from mlc.files import write_atomically, write_json
 from mlc.recipe import TrainRecipe
-
-HARMLESS_KEYS = ("run.folder", "run.resume", "data.shards", "checkpoint", "log", "deepspeed.config")
-"""Keys (or tables) that may differ between a run and its continuation; the shards and the ZeRO stage are compared by
-content."""
 
 SENTENCEPIECE_NAMES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 
@@ -49,7 +43,8 @@ def check_run(recipe: TrainRecipe, world_size: int) -> Manifest:
     config = deepspeed_config(recipe, world_size)
     check_queue(recipe, config)
     _check_gradient_cosines(recipe, config)
-    check_batch_size(recipe.data.samples_per_step, recipe.data.micro_batches, world_size)
+    # Micro-batches may become fewer where a run goes on with more ranks (mlc.engine.changes.plan_of).
+    check_batch_size(recipe.data.samples_per_step, 1, world_size)
     manifest = Manifest.read(recipe.data.shards)
     manifest.check()
     _check_tokenizer(recipe, manifest)
@@ -87,62 +82,21 @@ def _check_gradient_cosines(recipe: TrainRecipe, config: dict[str, Any]) -> None
 
 
 def run_identity(recipe: TrainRecipe, manifest: Manifest) -> dict[str, str]:
-    """Digests that a continuation must match."""
-    zero = deepspeed_config(recipe, 1)["zero_optimization"]
-    offload = [
-        key for key in ("offload_optimizer", "offload_param") if zero.get(key, {}).get("device", "none") != "none"
-    ]
+    """Digests of what a run is trained on; a continuation compares them (mlc.engine.changes)."""
     return {
-        "recipe": digest({**_comparable(recipe), "encoder": _encoder_config(recipe)}),
+        "recipe": digest(json.loads(recipe.model_dump_json())),
+        "encoder": digest(_encoder_config(recipe)),
         "shards": manifest.sha256,
         "tokenizer": manifest.tokenizer.sha256,
-        "ZeRO": " + ".join([f"stage {zero['stage']}", *offload]),
     }
 
 
-def check_identity(found: dict[str, str], needed: dict[str, str], run_folder: Path, recipe: TrainRecipe) -> None:
-    """Refuse to continue a run with another tokenizer, other shards, another ZeRO stage or another recipe.
-
-    Raises:
-        RecipeError: with the keys that differ.
-    """
-    for part in ("tokenizer", "shards"):
-        if found[part] != needed[part]:
-            raise RecipeError(
-                f"this run was trained on another {part}" if part == "tokenizer" else "this run used other shards",
-                found=f"{part} {needed[part][:12]} in {recipe.data.shards}",
-                needed=f"{part} {found[part][:12]}",
-                where=str(run_folder),
-                hint="point data.shards at the run's own shards, or start a new run.folder",
-            )
-    if found["ZeRO"] != needed["ZeRO"]:
-        raise RecipeError(
-            "the checkpoint was written under another ZeRO stage",
-            found=needed["ZeRO"],
-            needed=found["ZeRO"],
-            where=recipe.deepspeed.config,
-            hint="point deepspeed.config at the file the run was started with",
-        )
-    if found["recipe"] != needed["recipe"]:
-        before = tomllib.loads((run_folder / "recipe.toml").read_text(encoding="utf-8"))
-        changes = _differences(_flat(before), _flat(json.loads(recipe.model_dump_json())))
-        raise RecipeError(
-            "the recipe differs from the one this run was started with",
-            found="; ".join(changes) or f"another content of {recipe.model.config}",
-            needed="the same values",
-            where=str(run_folder / "recipe.toml"),
-            hint="undo the change, or start a new run.folder",
-        )
-
-
-def write_run_files(recipe: TrainRecipe, run_folder: Path, ranks: RankInfo) -> None:
-    """Write the resolved recipe and the environment."""
-    run_folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_folder / "recipe.toml", recipe.to_toml().encode())
+def environment(ranks: RankInfo) -> dict[str, Any]:
+    """What a start ran on: for environment.json."""
     versions = {
         name: metadata.version(name) for name in ("mlc", "torch", "deepspeed", "transformers", "numpy", "sentencepiece")
     }
-    environment = {
+    return {
         "command": sys.argv,
         "launcher": ranks.launcher,
         "world_size": ranks.world_size,
@@ -152,12 +106,6 @@ def write_run_files(recipe: TrainRecipe, run_folder: Path, ranks: RankInfo) -> N
         "python": platform.python_version(),
         "versions": versions,
     }
-    write_json(run_folder / "environment.json", environment)
-
-
-def write_exit(run_folder: Path, code: int, reason: str, step: int | None) -> None:
-    """Write exit.json, since launchers such as torchrun hide the exit code of their workers; no step: it failed."""
-    write_json(run_folder / "exit.json", {"code": code, "reason": reason, "step": step})
 
 
 def _check_tokenizer(recipe: TrainRecipe, manifest: Manifest) -> None:
@@ -201,27 +149,3 @@ def _encoder_config(recipe: TrainRecipe) -> str:
     path = Path(recipe.model.config)
     path = path / "config.json" if path.is_dir() else path
     return path.read_text(encoding="utf-8") if recipe.model.config and path.is_file() else ""
-
-
-def _comparable(recipe: TrainRecipe) -> dict[str, Any]:
-    flat = _flat(json.loads(recipe.model_dump_json()))
-    return {key: value for key, value in flat.items() if not _harmless(key)}
-
-
-def _harmless(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in HARMLESS_KEYS)
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    keys = [key for key in sorted({*before, *after}) if not _harmless(key) and before.get(key) != after.get(key)]
-    return [f"{key} = {after.get(key)!r}, was {before.get(key)!r}" for key in keys]
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -31,6 +31,7 @@ from mlc.distributed.gather import sum_over_ranks
 from mlc.distributed.queue import QueuedPairs
 from mlc.engine.contrast import ViewIds, Views, by_language, contrast_over_ranks
 from mlc.engine.gradient_cosines import TermGradients
+from mlc.engine.signals import NOTHING_HAPPENED, RankSignals
 from mlc.model.perturbation import EmbeddingPerturbation
 from mlc.objectives.info_nce import ContrastiveSums
 from mlc.objectives.joint import Term, joint_loss
@@ -54,14 +55,14 @@ class Totals:
         tokens: real tokens fed, Part A and Part B.
         slots: the same with padding (what a backbone that pads computes on).
         squared_lengths: sum over texts of length squared.
-        signals: number of ranks that were asked to stop.
+        signals: on how many ranks each happened.
     """
 
     denominators: Mapping[str, float]
     tokens: int
     slots: int
     squared_lengths: int
-    signals: int
+    signals: RankSignals
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class StepSums:
     seconds: dict[str, float]
 
 
-def count_totals(batch: RankBatch, *, stop: bool, device: torch.device) -> Totals:
-    """Count a global batch with one collective, which also carries each rank's wish to stop."""
+def count_totals(batch: RankBatch, *, device: torch.device, signals: RankSignals = NOTHING_HAPPENED) -> Totals:
+    """Count a global batch with one collective, which also carries each rank's signals."""
     parts = batch.micro_batches
     pairs = float(sum(part.valid.sum() for part in parts))
     local = [
@@ -99,11 +100,13 @@ def count_totals(batch: RankBatch, *, stop: bool, device: torch.device) -> Total
         float(sum(part.tokens for part in parts)),
         float(sum(part.input_ids.size for part in parts)),
         float(sum((part.lengths**2).sum() for part in parts)),
-        float(stop),
+        *map(float, signals),
     ]
     counts = sum_over_ranks(torch.tensor(local, dtype=torch.float64, device=device)).tolist()
     terms = len(TERMS)
-    return Totals(dict(zip(TERMS, counts[:terms], strict=True)), *map(int, counts[terms:]))
+    tokens, slots, squared_lengths, *happened = map(int, counts[terms:])
+    denominators = dict(zip(TERMS, counts[:terms], strict=True))
+    return Totals(denominators, tokens, slots, squared_lengths, RankSignals(*happened))
 
 
 class TrainingStep:
@@ -199,7 +202,7 @@ class TrainingStep:
         self, loss: Callable[[], Tensor], work: _Work, after_backward: Callable[[], None] = lambda: None
     ) -> None:
         started = time.perf_counter()
-        value = loss()
+        value = _no_update_unless_finite(loss())
         forwarded = time.perf_counter()
         # Exactly one backward a forward: under ZeRO-3 a second one would silently lose gradients.
         self._engine.backward(value, scale_wrt_gas=False)
@@ -274,7 +277,8 @@ class TrainingStep:
         ids = ViewIds.join([ViewIds.of(tensors) for tensors in micro_batches])
         sums = self._contrast("contrastive", views, ids, temperature, work)
         term = Term(sums.loss, work.totals.denominators["contrastive"], self._objectives.contrastive.weight)
-        joint_loss({"contrastive": term}, self._world_size).backward()  # type: ignore[no-untyped-call]
+        loss = _no_update_unless_finite(joint_loss({"contrastive": term}, self._world_size))
+        loss.backward()  # type: ignore[no-untyped-call]
         work.seconds["forward"] += time.perf_counter() - started
         return _ContrastGradients(
             tuple(_gradient(tensor) for tensor in views.tensors()),
@@ -363,6 +367,11 @@ def to_tensors(batch: MicroBatch, device: torch.device) -> Tensors:
         name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
         for name, array in arrays.items()
     }
+
+
+def _no_update_unless_finite(loss: Tensor) -> Tensor:
+    """The loss; one that is not finite gets a gradient that is not, so that no rank makes an update of this step."""
+    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
 def _gradient(tensor: Tensor) -> Tensor:

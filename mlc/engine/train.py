@@ -2,41 +2,59 @@
 
 In:  a validated recipe; the ranks of this process.
 Out: a run folder, and an exit code (0 finished, 75 saved on request).
+
+One start of a run: take it over (mlc.checkpoint.fence), find where it stands (mlc.engine.resume), build what it trains,
+load, and take steps (mlc.engine.loop) until it ends, or goes back to its last checkpoint and on from there.
 """
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from mlc.data.batches import BatchBuilder, RankBatch
+from mlc.checkpoint.fence import Fence
+from mlc.checkpoint.record import Plan, Position
+from mlc.data.batches import BatchBuilder
 from mlc.data.corpus import Corpus
 from mlc.data.manifest import Manifest
 from mlc.distributed.agree import from_rank_0
-from mlc.distributed.ranks import RankInfo
-from mlc.engine.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
-from mlc.engine.construct import build_engine, parameter_count, prepare_process, set_learning_rate, start_process_group
-from mlc.engine.metrics import MetricsWriter, discard_after
+from mlc.distributed.ranks import RankInfo, find_job
+from mlc.engine.changes import check_changes, notes_on, plan_of
+from mlc.engine.construct import build_engine, parameter_count, prepare_process, start_process_group
+from mlc.engine.divergence import SKIPPED_NAME, DivergenceGuard, SkippedBatches
+from mlc.engine.engine_state import EngineState
+from mlc.engine.loop import Outcome, TrainingLoop
+from mlc.engine.metrics import MetricsWriter, start_metrics
 from mlc.engine.momentum import MomentumQueue, build_momentum_queue
-from mlc.engine.preflight import check_identity, check_run, run_identity, write_exit, write_run_files
-from mlc.engine.schedule import learning_rate_factor
-from mlc.engine.step import StepSums, Totals, TrainingStep, count_totals
-from mlc.engine.step_metrics import objective_metrics, speed_metrics
+from mlc.engine.preflight import check_run, environment, run_identity
+from mlc.engine.resume import Start, load, newest_verified
+from mlc.engine.sample_log import SampleLog
+from mlc.engine.saver import CheckpointSaver, RunFacts
 from mlc.engine.stop import StopRequest
-from mlc.errors import EXIT_SAVED, MlcError, RecipeError
+from mlc.engine.watchdog import Watchdog
+from mlc.errors import EXIT_FAILED, EXIT_SAVED, CheckpointError, FencedError, MlcError, RecipeError
+from mlc.files import json_bytes, write_json
 from mlc.recipe import TrainRecipe
 
+EXIT_NAME = "exit.json"
+LEAVING_SECONDS = 120.0
 
-def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
+
+def train(recipe: TrainRecipe, ranks: RankInfo, *, ends_process: bool = False) -> int:
     """Run a recipe to its end, or to the first request to stop.
+
+    Args:
+        recipe: resolved recipe.
+        ranks: of this process.
+        ends_process: the caller exits with the result; it is then seen to that the process really ends.
 
     Returns:
         0 when all steps are done, 75 when saved on request: start the same command again to go on.
@@ -44,263 +62,270 @@ def train(recipe: TrainRecipe, ranks: RankInfo) -> int:
     Raises:
         MlcError: refused before a model was built, or failed.
     """
-    run_folder = Path(recipe.run.folder)
-    if ranks.rank == 0:  # how an earlier start ended says nothing about this one
-        (run_folder / "exit.json").unlink(missing_ok=True)
-    try:
-        return _train(recipe, ranks, run_folder)
-    except MlcError as error:
-        if ranks.rank == 0 and run_folder.is_dir():
-            write_exit(run_folder, error.exit_code, str(error), step=None)
-        raise
+    return _Attempt(recipe, ranks).run(ends_process=ends_process)
 
 
-def _train(recipe: TrainRecipe, ranks: RankInfo, run_folder: Path) -> int:
-    manifest = check_run(recipe, ranks.world_size)
-    identity = run_identity(recipe, manifest)
-    device = prepare_process(recipe, ranks)
-    corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
-    builder = BatchBuilder.of(recipe, corpus, rank=ranks.rank, world_size=ranks.world_size)
-    start_process_group()
-    try:
-        checkpoint, position = from_rank_0(lambda: _look_for_start(recipe, run_folder, identity, ranks.world_size))
-        engine = build_engine(
-            recipe,
-            ranks,
-            vocab_size=manifest.tokenizer.vocab_size,
-            special_ids=manifest.tokenizer.special_ids,
-            token_counts=corpus.token_counts(manifest.tokenizer.vocab_size),
-            num_languages=len(corpus.languages),
-            device=device,
-        )
-        queue = build_momentum_queue(
-            recipe,
-            engine,
-            vocab_size=manifest.tokenizer.vocab_size,
-            special_ids=manifest.tokenizer.special_ids,
-            device=device,
-        )
-        if checkpoint is not None:
-            load_checkpoint(engine, checkpoint, queue=queue)
-        elif queue is not None:
-            queue.fill(builder, recipe.schedule.total_steps)
-        if ranks.rank == 0:
-            write_run_files(recipe, run_folder, ranks)
-        return _Run(recipe, ranks, manifest, identity, corpus, builder, engine, queue, device, position).to_the_end()
-    finally:
-        dist.destroy_process_group()
+class _Attempt:
+    """One start of a run on this rank."""
 
-
-class _Run:
-    """The loop and what it needs; all state that outlives a step is in the engine and in `position`."""
-
-    def __init__(
-        self,
-        recipe: TrainRecipe,
-        ranks: RankInfo,
-        manifest: Manifest,
-        identity: dict[str, str],
-        corpus: Corpus,
-        builder: BatchBuilder,
-        engine: Any,
-        queue: MomentumQueue | None,
-        device: torch.device,
-        position: Position,
-    ) -> None:
-        self.recipe, self.ranks, self.manifest, self.corpus = recipe, ranks, manifest, corpus
-        self.builder, self.engine, self.queue, self.device, self.position = builder, engine, queue, device, position
-        self.identity = identity
+    def __init__(self, recipe: TrainRecipe, ranks: RankInfo) -> None:
+        self.recipe, self.ranks = recipe, ranks
         self.run_folder = Path(recipe.run.folder)
-        self.saved_step = position.step if position.step else None
-        self.checkpoint_seconds = 0.0
+        self.fence: Fence | None = None
+        """On rank 0, once the run is taken over."""
+        self.console = Console() if ranks.rank == 0 else None
 
-    def to_the_end(self) -> int:
-        """Train from `position` on; returns the exit code."""
-        recipe, total_steps = self.recipe, self.recipe.schedule.total_steps
-        console = Console() if self.ranks.rank == 0 else None
-        training_step = TrainingStep(
-            self.engine,
-            recipe.objectives,
-            languages=len(self.corpus.languages),
-            seed=recipe.run.seed,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            device=self.device,
+    def run(self, *, ends_process: bool) -> int:
+        try:
+            manifest = check_run(self.recipe, self.ranks.world_size)
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            watchdog = Watchdog(
+                self.recipe.run.stall_timeout_seconds,
+                self.run_folder,
+                self.ranks.rank,
+                on_stall=lambda reason: self.write_exit(EXIT_FAILED, reason, step=None),
+            )
+            limit_seconds = 60 * self.recipe.run.time_limit_minutes
+            with watchdog, StopRequest(self.run_folder if self.ranks.rank == 0 else None, limit_seconds) as stop:
+                try:
+                    return self._run(manifest, watchdog, stop)
+                finally:
+                    if ends_process:
+                        watchdog.leave(LEAVING_SECONDS)
+                    if dist.is_initialized():
+                        dist.destroy_process_group()
+        except FencedError:
+            raise  # the run folder is another start's
+        except MlcError as error:
+            self.write_exit(error.exit_code, str(error), step=None)
+            raise
+
+    def _run(self, manifest: Manifest, watchdog: Watchdog, stop: StopRequest) -> int:
+        recipe, ranks = self.recipe, self.ranks
+        device = prepare_process(recipe, ranks)
+        corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
+        start_process_group()
+        generation = from_rank_0(self._take_over)
+        start = newest_verified(self.run_folder, self.fence, watchdog.beat, self.say)
+        notes = from_rank_0(lambda: self._compare(start, manifest))
+        plan, first_plan = from_rank_0(lambda: plan_of(recipe, ranks.world_size, start))
+        planned = _with_plan(recipe, plan)
+        parts = _build(planned, ranks, manifest, corpus, device)
+        saver = CheckpointSaver(
+            self.run_folder,
+            parts.state,
+            parts.queue,
+            recipe.checkpoint,
+            self._facts(manifest, corpus, parts.engine, plan, first_plan),
+            fence=self.fence,
+            beat=watchdog.beat,
+            say=self.say,
         )
-        if console is not None:
-            discard_after(self.run_folder, self.position.step)
-            self._announce(console)
-        with StopRequest() as stop, self._metrics_writer(console) as writer:
-            if recipe.checkpoint.at_start and self.position.step == 0:
-                self._save(writer)
-            for batch, data_seconds in _ahead(self.builder, self.position.step, total_steps):
-                started = time.perf_counter()
-                totals = count_totals(batch, stop=stop.requested, device=self.device)
-                if totals.signals:
-                    self._save(writer)
-                    return self._end(EXIT_SAVED, "stopped on request; start the same command again to go on")
-                learning_rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, batch.step)
-                set_learning_rate(self.engine, learning_rate)
-                queued = self.queue.pairs() if self.queue else None
-                cosines: dict[str, float] = {}
-                every = recipe.log.gradient_cosine_every
-                if every and (batch.step + 1) % every == 0:
-                    sums, cosines = training_step.take_by_terms(batch, totals, queued)
-                else:
-                    sums = training_step.take(batch, totals, queued)
-                if self.queue is not None:
-                    self.queue.advance(batch)
-                seconds = sums.seconds | {"data": data_seconds, "step": time.perf_counter() - started + data_seconds}
-                self._advance(totals)
-                step = self.position.step
-                if writer is not None:
-                    writer.advance(step)
-                    if step % recipe.log.every_steps == 0 or step == total_steps or cosines:
-                        writer.write(self._metrics(totals, sums, seconds, learning_rate) | cosines)
-                if step % recipe.checkpoint.every_steps == 0 and step < total_steps:
-                    self._save(writer)
-            self._save(writer)
-        return self._end(0, "finished")
-
-    def _advance(self, totals: Totals) -> None:
-        self.position = Position(
-            step=self.position.step + 1,
-            samples=self.position.samples + self.recipe.data.samples_per_step,
-            tokens=self.position.tokens + totals.tokens,
+        loop = TrainingLoop(
+            planned,
+            languages=corpus.languages,
+            vocab_size=manifest.tokenizer.vocab_size,
+            builder=parts.builder,
+            engine=parts.engine,
+            queue=parts.queue,
+            saver=saver,
+            stop=stop,
+            watchdog=watchdog,
+            fence=self.fence,
+            samples=SampleLog(self.run_folder, generation, ranks.rank) if recipe.log.samples else None,
+            device=device,
         )
+        self._announce(parts, start, plan, notes)
+        return self._to_the_end(loop, parts, saver, start, watchdog)
 
-    def _metrics(
-        self, totals: Totals, sums: StepSums, seconds: dict[str, float], learning_rate: float
-    ) -> dict[str, Any]:
-        norm = self.engine.get_global_grad_norm()
-        return {
-            **asdict(self.position),
-            **objective_metrics(self.recipe, totals, sums, self.corpus.languages),
-            "lr": learning_rate,
-            "grad_norm": None if norm is None else float(norm),
-            **speed_metrics(
-                self.recipe,
-                totals,
-                seconds["step"],
-                vocab_size=self.manifest.tokenizer.vocab_size,
-                world_size=self.ranks.world_size,
-                device=self.device,
-            ),
-            **{f"seconds/{name}": value for name, value in seconds.items()},
-            "seconds/checkpoint": self.checkpoint_seconds,
-            "time": time.time(),
-        }
-
-    def _save(self, writer: MetricsWriter | None) -> None:
-        if self.saved_step == self.position.step:
-            return
-        started = time.perf_counter()
-        if writer is not None:
-            writer.sync()
+    def _to_the_end(
+        self, loop: TrainingLoop, parts: _Parts, saver: CheckpointSaver, start: Start | None, watchdog: Watchdog
+    ) -> int:
+        """Load, train, and as often as the recipe allows: go back to the last checkpoint and on from there."""
         recipe = self.recipe
+        while True:
+            position = self._load(parts, start)
+            saver.saved_step = position.step if start is not None else None
+            skipped = from_rank_0(lambda: SkippedBatches.from_file(self.run_folder / SKIPPED_NAME))
+            row: tuple[int, ...] = ()
+            if start is not None:
+                skipped = skipped.restored(position.step, start.record.skipped_batches)
+                row = start.record.bad_row
+            guard = DivergenceGuard(recipe.divergence, skipped, precision=recipe.run.precision, row=row)
+            with self._metrics(position) as writer:
+                outcome = loop.run(position, guard, writer)
+            saver.finish()
+            if outcome.kind != "roll_back":
+                break
+            start = newest_verified(self.run_folder, self.fence, watchdog.beat, self.say)
+            if start is None:
+                raise CheckpointError(
+                    "the run has diverged before its first checkpoint",
+                    found=outcome.reason,
+                    hint="lower optimizer.learning_rate, or set checkpoint.at_start = true to step over the batches",
+                )
+            to_step = start.record.position.step
+            skipped = skipped.add(to_step, guard.row, outcome.reason)
+            from_rank_0(lambda skipped=skipped: self._place(SKIPPED_NAME, skipped.to_bytes()))  # type: ignore[misc]
+            self.say(f"{outcome.reason}: back to step {to_step}; batches {', '.join(map(str, guard.row))} are left out")
+        saver.close()
+        return self._end(outcome, loop.position.step)
+
+    def _take_over(self) -> int:
+        self.fence = Fence.take(
+            self.run_folder, {"launcher": self.ranks.launcher, "ranks": self.ranks.world_size, **find_job(os.environ)}
+        )
+        (self.run_folder / EXIT_NAME).unlink(missing_ok=True)  # how an earlier start ended says nothing of this one
+        return self.fence.generation
+
+    def _compare(self, start: Start | None, manifest: Manifest) -> list[str]:
+        """Notes on what has changed since the checkpoint; then the files that say what this start is."""
+        recipe, notes = self.recipe, []
+        if start is not None:
+            if recipe.run.resume == "never":
+                raise RecipeError(
+                    "the run folder already holds a checkpoint",
+                    found=str(start.folder),
+                    needed='an empty run.folder, or run.resume = "auto"',
+                    hint="--set run.resume=auto to continue it",
+                )
+            notes = check_changes(start, recipe, run_identity(recipe, manifest))
+        self._place("recipe.toml", recipe.to_toml().encode())
+        self._place("environment.json", json_bytes(environment(self.ranks)))
+        return notes
+
+    def _load(self, parts: _Parts, start: Start | None) -> Position:
+        loaded_queue = start is not None and load(start, parts.state, parts.queue)
+        if parts.queue is not None and not loaded_queue:
+            parts.queue.fill(parts.builder, self.recipe.schedule.total_steps)
+        return Position(0, 0, 0, 0) if start is None else start.record.position
+
+    def _facts(self, manifest: Manifest, corpus: Corpus, engine: Any, plan: Plan, first_plan: Plan) -> RunFacts:
+        recipe, tokenizer = self.recipe, manifest.tokenizer
         info = {
             "model": recipe.model.model_dump(mode="json"),
-            "vocab_size": self.manifest.tokenizer.vocab_size,
-            "special_ids": self.manifest.tokenizer.special_ids,
+            "vocab_size": tokenizer.vocab_size,
+            "special_ids": tokenizer.special_ids,
             "max_tokens": recipe.data.max_tokens,
-            "tokenizer_sha256": self.manifest.tokenizer.sha256,
-            "shards_sha256": self.manifest.sha256,
-            "languages": self.corpus.languages,
+            "tokenizer_sha256": tokenizer.sha256,
+            "shards_sha256": manifest.sha256,
+            "languages": corpus.languages,
             "contrastive": recipe.objectives.info_nce is not None,
             "objectives": recipe.objectives.model_dump(mode="json"),
-            "step": self.position.step,
-            "samples": self.position.samples,
-            "tokens": self.position.tokens,
         }
-        save_checkpoint(
-            self.engine,
-            self.run_folder,
-            self.position,
-            self.identity,
-            info,
-            tokenizer=self.manifest.folder / self.manifest.tokenizer.file,
-            keep_last=recipe.checkpoint.keep_last,
-            queue=self.queue,
+        return RunFacts(
+            identity=run_identity(recipe, manifest),
+            plan=plan,
+            first_plan=first_plan,
+            precision=recipe.run.precision,
+            recipe=recipe.to_toml(),
+            model_info=info,
+            backbone_config=engine.module.backbone_config,
+            tokenizer=manifest.folder / tokenizer.file,
         )
-        self.saved_step = self.position.step
-        self.checkpoint_seconds = time.perf_counter() - started
 
-    def _metrics_writer(self, console: Console | None) -> Any:
-        if console is None:
-            return _Nobody()
-        return MetricsWriter(
+    @contextmanager
+    def _metrics(self, position: Position) -> Iterator[MetricsWriter | None]:
+        """The run's metrics from `position` on; nothing on other ranks than 0."""
+        files: list[TextIO] = []
+        from_rank_0(lambda: files.append(start_metrics(self.run_folder, position.step, self._own_fence())))
+        if not files:
+            yield None
+            return
+        with MetricsWriter(
+            files[0],
             self.run_folder,
             total_steps=self.recipe.schedule.total_steps,
-            first_step=self.position.step,
+            first_step=position.step,
             tensorboard=self.recipe.log.tensorboard,
-            console=console,
-        )
+            console=self.console,
+        ) as writer:
+            yield writer
 
-    def _announce(self, console: Console) -> None:
-        recipe, engine = self.recipe, self.engine
+    def _announce(self, parts: _Parts, start: Start | None, plan: Plan, notes: list[str]) -> None:
+        if self.console is None:
+            return
+        recipe = self.recipe
         facts = [
-            f"continues after step {self.position.step}" if self.position.step else "starts from scratch",
-            f"{parameter_count(engine.module) / 1e6:.1f} M parameters",
+            "starts from scratch" if start is None else f"continues after step {start.record.position.step}",
+            f"{parameter_count(parts.engine.module) / 1e6:.1f} M parameters",
             f"world size {self.ranks.world_size} ({self.ranks.launcher})",
-            f"ZeRO {engine.zero_optimization_stage()}",
+            f"ZeRO {parts.state.stage}",
             recipe.run.precision,
-            f"{len(self.corpus.languages)} languages",
             f"{recipe.data.samples_per_step} samples a step",
         ]
-        console.print(f"{self.run_folder}: {', '.join(facts)}", highlight=False, soft_wrap=True)
+        self.say(f"{self.run_folder}: {', '.join(facts)}")
+        if start is not None:
+            notes = notes + notes_on(start.record, plan=plan, zero_stage=parts.state.stage)
+        for note in notes:
+            self.say(f"  {note}")
 
-    def _end(self, code: int, reason: str) -> int:
-        if self.ranks.rank == 0:
-            write_exit(self.run_folder, code, reason, self.position.step)
-            Console().print(f"{self.run_folder}: {reason} (step {self.position.step})", highlight=False, soft_wrap=True)
+    def _end(self, outcome: Outcome, step: int) -> int:
+        codes = {"finished": 0, "stopped": EXIT_SAVED, "diverged": EXIT_FAILED}
+        reasons = {
+            "finished": "finished",
+            "stopped": f"stopped on request ({outcome.reason}); start the same command again to go on",
+            "diverged": f"stopped because it diverges: {outcome.reason}",
+        }
+        code, reason = codes[outcome.kind], reasons[outcome.kind]
+        self.write_exit(code, reason, step)
+        self.say(f"{self.run_folder}: {reason} (step {step})")
         # Nobody leaves before the ending is written: a launcher ends the others as soon as one rank is gone.
         dist.barrier()
         return code
 
+    def write_exit(self, code: int, reason: str, step: int | None) -> None:
+        """Write exit.json on rank 0, since launchers such as torchrun hide the exit codes of ranks."""
+        if self.ranks.rank != 0:
+            return
+        content = {"code": code, "reason": reason, "step": step}
+        if self.fence is not None:
+            self.fence.write(self.run_folder / EXIT_NAME, json_bytes(content))
+        elif self.run_folder.is_dir():  # refused before it took the run over
+            write_json(self.run_folder / EXIT_NAME, content)
 
-class _Nobody:
-    """Stands where rank 0 has its writer."""
+    def say(self, line: str) -> None:
+        """Tell people, on rank 0."""
+        if self.console is not None:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def __enter__(self) -> None:
-        return None
+    def _place(self, name: str, content: bytes) -> None:
+        self._own_fence().write(self.run_folder / name, content)
 
-    def __exit__(self, *error: object) -> None:
-        return None
-
-
-def _ahead(builder: BatchBuilder, first_step: int, total_steps: int) -> Iterator[tuple[RankBatch, float]]:
-    """Batches in step order with the seconds the loop waited for each; one is built while the last one trains."""
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        coming = worker.submit(builder.build, first_step) if first_step < total_steps else None
-        for step in range(first_step, total_steps):
-            started = time.perf_counter()
-            assert coming is not None
-            batch = coming.result()
-            coming = worker.submit(builder.build, step + 1) if step + 1 < total_steps else None
-            yield batch, time.perf_counter() - started
+    def _own_fence(self) -> Fence:
+        assert self.fence is not None, "only rank 0 owns the run folder"
+        return self.fence
 
 
-def _look_for_start(
-    recipe: TrainRecipe, run_folder: Path, identity: dict[str, str], world_size: int
-) -> tuple[Path | None, Position]:
-    """The checkpoint to continue from, and where it stands."""
-    saved = newest_checkpoint(run_folder)
-    if saved is None:
-        return None, Position()
-    if recipe.run.resume == "never":
-        raise RecipeError(
-            "the run folder already holds a checkpoint",
-            found=str(saved.folder),
-            needed='an empty run.folder, or run.resume = "auto"',
-            hint="--set run.resume=auto to continue it",
-        )
-    check_identity(saved.identity, identity, run_folder, recipe)
-    if saved.world_size != world_size:
-        raise RecipeError(
-            "the checkpoint was written by another number of ranks",
-            found=f"a world size of {world_size}",
-            needed=f"a world size of {saved.world_size}",
-            where=str(saved.folder),
-            hint=f"start as many ranks as before: {saved.world_size}",
-        )
-    return saved.folder, saved.position
+@dataclass(frozen=True)
+class _Parts:
+    """What is trained, on this rank."""
+
+    builder: BatchBuilder
+    engine: Any
+    state: EngineState
+    queue: MomentumQueue | None
+
+
+def _build(recipe: TrainRecipe, ranks: RankInfo, manifest: Manifest, corpus: Corpus, device: torch.device) -> _Parts:
+    tokenizer = manifest.tokenizer
+    engine = build_engine(
+        recipe,
+        ranks,
+        vocab_size=tokenizer.vocab_size,
+        special_ids=tokenizer.special_ids,
+        token_counts=corpus.token_counts(tokenizer.vocab_size),
+        num_languages=len(corpus.languages),
+        device=device,
+    )
+    queue = build_momentum_queue(
+        recipe, engine, vocab_size=tokenizer.vocab_size, special_ids=tokenizer.special_ids, device=device
+    )
+    builder = BatchBuilder.of(recipe, corpus, rank=ranks.rank, world_size=ranks.world_size)
+    return _Parts(builder, engine, EngineState(engine), queue)
+
+
+def _with_plan(recipe: TrainRecipe, plan: Plan) -> TrainRecipe:
+    """The recipe with the micro-batches of this start."""
+    data = recipe.data.model_copy(update={"micro_batches": plan.micro_batches})
+    return recipe.model_copy(update={"data": data})

@@ -6,22 +6,21 @@ Out: a `ModelSource`: the folder that holds the weights, and how it is to be rea
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import xxhash
-
+from mlc.checkpoint.record import RECORD_NAME, Record, checkpoint_folders, step_of
+from mlc.checkpoint.verify import damage
 from mlc.errors import CheckpointError, UsageError
 from mlc.model.saving import FORMAT, INFO, REQUIRED_INFO, read_info
 
 EXPORT_FORMAT = "mlc-export"
 EXPORT_INFO = ("contrast", "max_tokens", "special_ids", "vocab_size")
 DESCRIPTION_FILE = INFO
-COMPLETE_FILE = "complete.json"
-_STEP_FOLDER = re.compile(r"step-(\d+)")
+MODEL_FILES = "model/"
+"""Beginning of the names of a checkpoint's files that make up its model."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -33,7 +32,7 @@ class ModelSource:
         kind: checkpoint = weights as `mlc train` saves them; export = as `mlc export` writes them; huggingface = other.
         name: folder of the weights, or a hub name.
         step: optimizer step of a checkpoint, where its folder's name tells.
-        skipped: newer checkpoints that are not complete.
+        skipped: newer checkpoints that are not whole.
     """
 
     kind: Literal["checkpoint", "export", "huggingface"]
@@ -48,11 +47,14 @@ class ModelSource:
 
 
 def find_model(model: str | Path) -> ModelSource:
-    """Resolve MODEL: a run's newest complete checkpoint, a checkpoint, an export, a Hugging Face folder or hub name.
+    """Resolve MODEL: a run's newest whole checkpoint, a checkpoint, an export, a Hugging Face folder or hub name.
+
+    A checkpoint's model is compared with the sizes and hashes in its complete.json; what training alone reads is not.
 
     Raises:
         UsageError: it is none of these.
-        CheckpointError: a run without a complete checkpoint, or a checkpoint that is not complete.
+        CheckpointError: a run without a whole checkpoint, or a checkpoint that is not complete or damaged.
+        RecipeError: a checkpoint of another version of the format.
     """
     path = Path(model).expanduser()
     if not path.exists():
@@ -63,20 +65,17 @@ def find_model(model: str | Path) -> ModelSource:
         raise UsageError("no such model", found=str(model), needed=_NEEDED)
     if not path.is_dir():
         raise UsageError("a model is a folder", found=str(path), needed=_NEEDED)
-    if (path / "checkpoints").is_dir() or (path / "recipe.toml").is_file():
-        return _newest_checkpoint(path)
-    if _STEP_FOLDER.fullmatch(path.name) or (path / COMPLETE_FILE).is_file():
-        if not is_complete(path):
-            raise CheckpointError(
-                f"the checkpoint is not complete (no {COMPLETE_FILE}, or files that differ from it)",
-                where=str(path),
-                hint="give the run folder instead: its newest complete checkpoint is found by itself",
-            )
-        return ModelSource("checkpoint", str(path / "model"), _step(path))
+    try:
+        if step_of(path) is not None or (path / RECORD_NAME).is_file():
+            return _checkpoint(path)
+        if (path / "checkpoints").is_dir() or (path / "recipe.toml").is_file():
+            return _newest_checkpoint(path)
+    except OSError as error:  # nothing is known of the checkpoint: an older one must not be taken for the newest
+        raise CheckpointError("the checkpoint cannot be read", found=str(error), where=str(path)) from None
     if (path / DESCRIPTION_FILE).is_file():
         if read_description(path).get("format") == EXPORT_FORMAT:
             return ModelSource("export", str(path))
-        return ModelSource("checkpoint", str(path), _step(path.parent))
+        return ModelSource("checkpoint", str(path), step_of(path.resolve().parent))
     if (path / "config.json").is_file():
         return ModelSource("huggingface", str(path))
     raise UsageError("the folder holds no model", found=str(path), needed=_NEEDED)
@@ -88,23 +87,6 @@ _NEEDED = (
 )
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end and its model is whole.
-
-    `complete.json` is written last; where it states sizes and hashes (xxh3) of files under model/, they are checked.
-    """
-    try:
-        content = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = content.get("files", {})
-        model_files = {name: facts for name, facts in files.items() if name.startswith("model/")}
-        return (checkpoint / "model" / DESCRIPTION_FILE).is_file() and all(
-            (checkpoint / name).stat().st_size == facts["bytes"] and _hash(checkpoint / name) == facts["xxh3"]
-            for name, facts in model_files.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
 def read_description(folder: Path) -> dict[str, Any]:
     """The mlc.json of a model folder or an export.
 
@@ -114,29 +96,34 @@ def read_description(folder: Path) -> dict[str, Any]:
     return read_info(folder, {FORMAT: REQUIRED_INFO, EXPORT_FORMAT: EXPORT_INFO})
 
 
+def _checkpoint(folder: Path, skipped: tuple[str, ...] = ()) -> ModelSource:
+    if step_of(folder) is None:
+        folder = folder.resolve()  # "." and a link have another name than the folder, which tells its step
+    record = Record.read(folder)
+    files = {name: facts for name, facts in record.files.items() if name.startswith(MODEL_FILES)}
+    found = damage(folder, replace(record, files=files)) if files else "it lists no model"
+    if found is not None:
+        raise CheckpointError(
+            "the checkpoint is damaged",
+            found=found,
+            where=str(folder),
+            hint="give the run folder instead: its newest whole checkpoint is found by itself",
+        )
+    return ModelSource("checkpoint", str(folder / "model"), record.position.step, skipped)
+
+
 def _newest_checkpoint(run: Path) -> ModelSource:
-    folders = [f for f in (run / "checkpoints").glob("step-*") if _STEP_FOLDER.fullmatch(f.name) and f.is_dir()]
     skipped: list[str] = []
-    for folder in sorted(folders, key=lambda f: _step(f) or 0, reverse=True):
-        if is_complete(folder):
-            return ModelSource("checkpoint", str(folder / "model"), _step(folder), tuple(skipped))
-        skipped.append(folder.name)
+    reasons: list[str] = []
+    for folder in reversed(checkpoint_folders(run)):
+        try:
+            return _checkpoint(folder, tuple(skipped))
+        except CheckpointError as error:
+            skipped.append(folder.name)
+            reasons.append(f"{folder.name}: {error.problem}")
     raise CheckpointError(
         "the run has no complete checkpoint",
-        found=f"incomplete: {', '.join(skipped)}" if skipped else "none",
+        found="; ".join(reasons) or "none",
         where=str(run / "checkpoints"),
         hint="let the run reach its first checkpoint: mlc train RECIPE",
     )
-
-
-def _step(folder: Path) -> int | None:
-    match = _STEP_FOLDER.fullmatch(folder.name)
-    return int(match.group(1)) if match else None
-
-
-def _hash(file: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -16,20 +16,21 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from checkpoints_for_tests import full_weights, load_run, save_run
 from ranks import run_on_ranks
 from recipes_for_tests import ROOT, recipe_table, train_recipe
 from small_models import SPECIAL_IDS
 from transformers import BertConfig
 
+from mlc.checkpoint.record import Record
+from mlc.checkpoint.verify import damage
 from mlc.config import parse_recipe
 from mlc.distributed.queue import QueuedPairs
 from mlc.distributed.ranks import RankInfo
-from mlc.engine.checkpoint import Position, full_weights, load_checkpoint, save_checkpoint, verify
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.engine.momentum import MomentumQueue, build_momentum_queue, check_queue
-from mlc.errors import CheckpointError, RecipeError
+from mlc.errors import RecipeError
 from mlc.model.build import build_training_model
-from mlc.model.saving import REQUIRED_INFO
 from mlc.recipe import TrainRecipe
 
 VOCAB, SAMPLES_PER_STEP, MICRO_BATCHES, QUEUE, MOMENTUM = 61, 7, 2, 20, 0.7
@@ -166,7 +167,7 @@ def run_case(case: str, folder: Path, ranks: RankInfo) -> dict[str, Any]:
     weights = [full_weights(engine)]
     for step in range(STEPS):
         if step == SAVED_AT:
-            saved, outcome_saved = save(engine, queue, folder / case), outcome(queue)
+            saved, outcome_saved = save_run(engine, folder / case, step, queue=queue), outcome(queue)
         train_on(engine, queue, batches.build(step))
         weights.append(full_weights(engine))
     results = {"filled": filled, "weights": weights, "saved": outcome_saved, "end": outcome(queue)}
@@ -175,7 +176,7 @@ def run_case(case: str, folder: Path, ranks: RankInfo) -> dict[str, Any]:
         return results
 
     engine, queue = build(case, folder, ranks)
-    load_checkpoint(engine, saved, queue=queue)
+    assert load_run(engine, saved, queue=queue)
     results["loaded"] = outcome(queue)
     for step in range(SAVED_AT, STEPS):
         train_on(engine, queue, batches.build(step))
@@ -211,19 +212,9 @@ def train_on(engine: Any, queue: MomentumQueue, batch: Any) -> None:
     queue.advance(batch)
 
 
-def save(engine: Any, queue: MomentumQueue, run_folder: Path) -> Path:
-    run_folder.mkdir(exist_ok=True)
-    tokenizer = run_folder / "tokenizer.model"
-    tokenizer.write_bytes(b"a tokenizer")
-    info = dict.fromkeys(REQUIRED_INFO)
-    return save_checkpoint(
-        engine, run_folder, Position(step=SAVED_AT), {}, info, tokenizer=tokenizer, keep_last=1, queue=queue
-    )
-
-
 def outcome(queue: MomentumQueue) -> dict[str, Any]:
     return {
-        "average": {name: shard.clone() for name, shard in queue.encoder.state().items()},
+        "average": {piece.key: piece.values.clone() for piece in queue.encoder.pieces()},
         "queue": {name: tensor.clone() for name, tensor in queue.queue.state().items()},
         "probe": queue.encoder.encode(model_inputs(PROBE)),
     }
@@ -326,15 +317,16 @@ def test_the_teacher_leaves_the_student_as_it_was(of_two: list[dict[str, Any]]) 
 
 
 def test_every_file_is_in_the_list_of_the_checkpoint(of_two: list[dict[str, Any]], folders: dict[int, Path]) -> None:
-    (checkpoint,) = (folders[2] / "fp32" / "checkpoints").iterdir()
-    names = {"momentum-rank-00000.safetensors", "momentum-rank-00001.safetensors", "queue.safetensors"}
-    assert names <= set(verify(checkpoint)["files"])
-    damaged = checkpoint / "queue.safetensors"
+    (checkpoint,) = (folders[2] / "fp32" / "checkpoints").glob("step-*")
+    record = Record.read(checkpoint)
+    momentum = {f"queue/momentum-{rank:05d}-of-00002.safetensors" for rank in range(2)}
+    assert momentum | {"queue/queue.safetensors"} <= set(record.files)
+    assert damage(checkpoint, record) is None
+    damaged = checkpoint / "queue" / "queue.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"queue\.safetensors"):
-        verify(checkpoint)
+    assert "queue/queue.safetensors" in str(damage(checkpoint, record))
 
 
 def expected_samples() -> list[tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import random
 from pathlib import Path
 
@@ -12,12 +14,15 @@ from safetensors.torch import load_file
 from small_models import GLM, SPECIAL_IDS, TRAINING_TEXTS, make_checkpoint, train_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 
-from mlc.errors import CheckpointError, MlcError, UsageError
+from mlc.checkpoint.record import RECORD_NAME, checksum
+from mlc.errors import CheckpointError, MlcError, RecipeError, UsageError
 from mlc.export.tokenizer import convert_tokenizer
+from mlc.model.saving import load_training_model
 from mlc.recipe import ModelSection
 from mlc.tasks.encoder import POOLINGS, Representation, TextEncoder, batches_by_length, pool_states
 from mlc.tasks.locate import find_model
 
+WEIGHTS = "weights-00001-of-00002.safetensors"
 PROJECTED = GLM.model_copy(update={"projection_size": 12})
 
 
@@ -62,8 +67,6 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 def test_vectors_are_those_of_the_training_model(run: Path, texts: list[str], pooling: str, tmp_path: Path) -> None:
     """What is scored must be what the contrast trains: TrainingModel pools by another path (packed rows)."""
-    from mlc.model.saving import load_training_model
-
     if pooling != "mean":
         run = tmp_path
         make_checkpoint(run, 20, section=PROJECTED.model_copy(update={"pooling": pooling}))
@@ -188,9 +191,8 @@ def test_layers_are_those_of_the_single_layer_encoders(run: Path, texts: list[st
         np.testing.assert_allclose(single.encode(texts), vectors, atol=1e-6)
     last = encoder.with_representation(Representation(-1))
     np.testing.assert_allclose(last.encode(texts), layers[2], atol=1e-6)
-    table = load_file(run / "checkpoints" / "step-00000020" / "model" / "model.safetensors")[
-        "backbone.embeddings.weight"
-    ]
+    trained, _ = load_training_model(run / "checkpoints" / "step-00000020" / "model")
+    table = trained.state_dict()["backbone.embeddings.weight"]
     (ids,) = encoder.model.tokenizer.tokenize([texts[0]]).ids
     bag = torch.nn.functional.normalize(table[ids].mean(0), dim=0)
     np.testing.assert_allclose(layers[0][0], bag.numpy(), atol=1e-6)
@@ -210,24 +212,66 @@ def test_newest_complete_checkpoint_is_taken(tmp_path: Path) -> None:
     cut_short = make_checkpoint(tmp_path, 20)
     make_checkpoint(tmp_path, 30, complete=False)
     (tmp_path / "checkpoints" / ".partial-step-00000040").mkdir()
-    weights = cut_short / "model" / "model.safetensors"
+    weights = cut_short / "model" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-10])
     source = find_model(tmp_path)
     assert (source.folder, source.step) == (good / "model", 10)
     assert source.skipped == ("step-00000030", "step-00000020")
     assert find_model(old).step == 5
     assert find_model(old / "model").step == 5
-    with pytest.raises(CheckpointError, match="not complete"):
+    with pytest.raises(CheckpointError, match=r"damaged.*weights-00001-of-00002"):
         find_model(cut_short)
 
 
-def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+def test_a_checkpoint_under_another_name_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_checkpoint(tmp_path, 5)
-    weights = folder / "model" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
+    (tmp_path / "best").symlink_to(folder)
+    assert (find_model(tmp_path / "best").step, find_model(tmp_path / "best" / "model").step) == (5, 5)
+    monkeypatch.chdir(folder)
+    assert find_model(".").step == 5
+    monkeypatch.chdir("model")
+    assert find_model(".").step == 5
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "mlc.json", "config.json", "tokenizer.model"])
+def test_a_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
+    file = make_checkpoint(tmp_path, 5) / "model" / name
+    content = bytearray(file.read_bytes())
     content[-5] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint.*step-00000005: the checkpoint is damaged"):
+        find_model(tmp_path)
+
+
+def test_files_that_only_training_reads_are_not_read(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, 5)
+    for file in (folder / "optimizer").iterdir():
+        file.unlink()
+    assert find_model(tmp_path).step == 5
+
+
+def test_another_version_is_not_taken_for_damage(tmp_path: Path) -> None:
+    """An older checkpoint that this program can read must not be used in its place."""
+    make_checkpoint(tmp_path, 5)
+    folder = make_checkpoint(tmp_path, 10)
+    content = json.loads((folder / RECORD_NAME).read_text()) | {"version": 1}
+    del content["xxh3"]
+    (folder / RECORD_NAME).write_text(json.dumps(content | {"xxh3": checksum(content)}))
+    for model in (tmp_path, folder):
+        with pytest.raises(RecipeError, match="another version"):
+            find_model(model)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run as root, whom permissions do not stop."""
+    make_checkpoint(tmp_path, 5)
+    make_checkpoint(tmp_path, 10)
+
+    def forbidden(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(CheckpointError, match=r"cannot be read.*Permission denied.*step-00000010"):
         find_model(tmp_path)
 
 

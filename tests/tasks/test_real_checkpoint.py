@@ -20,11 +20,12 @@ from mlc.tasks.encoder import Representation, TextEncoder
 from mlc.tasks.locate import find_model
 
 RANK_VARIABLES = ("RANK", "WORLD_", "LOCAL_", "OMPI_", "PMI", "SLURM_", "MASTER_")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of one process, with a tokenizer that can read text."""
+    """Two steps of two ranks, with a tokenizer that can read text."""
     folder = tmp_path_factory.mktemp("run")
     tokenizer = train_tokenizer(folder / "tokenizer.model")
     vocab_size = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer)).vocab_size()
@@ -38,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(tomli_w.dumps(table))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(RANK_VARIABLES)}
     done = subprocess.run(
-        [sys.executable, "-m", "mlc", "train", str(folder / "recipe.toml")],
+        [*TORCHRUN, "-m", "mlc", "train", str(folder / "recipe.toml")],
         env={**environment, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,6 +62,13 @@ def test_a_trained_checkpoint_is_found_and_encodes(run: Path) -> None:
     assert vectors.shape == (len(TRAINING_TEXTS), 12)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)  # fp32
     assert len(np.unique(vectors.round(4), axis=0)) == len(TRAINING_TEXTS)
+
+
+def test_a_checkpoint_holds_no_pickles(run: Path) -> None:
+    files = [path for path in (run / "checkpoints" / "step-00000002").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".toml", ".model"}
+    weights = {path.name for path in files if path.name.startswith("weights")}
+    assert weights == {f"weights-0000{rank}-of-00002.safetensors" for rank in range(2)}
 
 
 def test_a_trained_checkpoint_is_exported(run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""Where a start begins: the newest checkpoint that verifies, loaded on however many ranks there are now.
+
+In:  a run folder and the ranks.
+Out: a `Start`, and an engine (and queue) with what was saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mlc.checkpoint.fence import Fence
+from mlc.checkpoint.record import Record, checkpoint_folders
+from mlc.checkpoint.verify import damage, set_aside
+from mlc.distributed.agree import from_rank_0
+from mlc.engine.engine_state import EngineState, check_complete
+from mlc.engine.momentum import MomentumQueue
+from mlc.errors import CheckpointError
+from mlc.tensor_files import PieceReader
+
+QUEUE_FILE = "queue/queue.safetensors"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint whose every file was just found to be whole."""
+
+    folder: Path
+    record: Record
+
+
+def newest_verified(
+    run_folder: Path, fence: Fence | None, beat: Callable[[str], None], say: Callable[[str], None]
+) -> Start | None:
+    """The newest checkpoint that verifies; a collective. What does not verify is set aside, with a line that says why.
+
+    Args:
+        run_folder: the run's folder, seen by all ranks.
+        fence: on rank 0; None elsewhere.
+        beat: called while files are read.
+        say: called on rank 0.
+
+    Returns:
+        None where there is none.
+
+    Raises:
+        RecipeError: the newest is of another version of this program.
+    """
+    while (found := from_rank_0(lambda: _newest(run_folder))) is not None:
+        folder, record = found
+        if isinstance(record, str):
+            problem = record
+        elif (damaged := _damage_on_any_rank(folder, record, beat)) is None:
+            return Start(folder, record)
+        else:
+            problem = damaged
+        from_rank_0(lambda folder=folder, problem=problem: _set_aside(folder, problem, fence, say))  # type: ignore[misc]
+    return None
+
+
+def load(start: Start, state: EngineState, queue: MomentumQueue | None) -> bool:
+    """Load what was saved; a collective.
+
+    Args:
+        start: verified.
+        state: of an engine for the same model, under any ZeRO stage.
+        queue: as it was built; None where the run has none.
+
+    Returns:
+        Whether the queue was loaded: a run that had none before has to fill it.
+
+    Raises:
+        CheckpointError: of another model, or a file cannot be read.
+    """
+    record = start.record
+    check_complete(state.shapes(), record.parameters)
+    with _reader(start, "model/weights-") as weights, _reader(start, "optimizer/state-") as moments:
+        state.restore(weights, moments, optimizer_steps=record.optimizer_steps, loss_scaler=record.loss_scaler)
+    if queue is None or QUEUE_FILE not in record.files:
+        return False
+    with _reader(start, "queue/momentum-") as average:
+        queue.encoder.restore(average)
+    queue.queue.load(_tensors(start.folder / QUEUE_FILE))
+    return True
+
+
+def _newest(run_folder: Path) -> tuple[Path, Record | str] | None:
+    """The newest folder with what it says of itself, or what is wrong with that."""
+    folders = checkpoint_folders(run_folder)
+    if not folders:
+        return None
+    try:
+        return folders[-1], Record.read(folders[-1])
+    except CheckpointError as error:
+        return folders[-1], str(error)
+
+
+def _damage_on_any_rank(folder: Path, record: Record, beat: Callable[[str], None]) -> str | None:
+    share = (dist.get_rank(), dist.get_world_size())
+    own = damage(folder, record, share=share, progress=lambda count: beat("verifying a checkpoint"))
+    answers: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, own)
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def _set_aside(folder: Path, problem: str, fence: Fence | None, say: Callable[[str], None]) -> None:
+    aside = set_aside(folder, fence)
+    say(f"{folder.name} is not used, and set aside as {aside}: {problem}")
+
+
+def _reader(start: Start, prefix: str) -> PieceReader:
+    names = sorted(name for name in start.record.files if name.startswith(prefix))
+    own = f"{prefix}{dist.get_rank():05d}-of-{len(names):05d}.safetensors"
+    return PieceReader([start.folder / name for name in names], first=start.folder / own)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError("the queue of negatives cannot be read", found=str(error), where=str(path)) from None
+    return tensors

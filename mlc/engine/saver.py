@@ -1,0 +1,392 @@
+"""Saves a run: every rank writes and hashes its own part, all or nothing is put in place.
+
+In:  the state of a run at an optimizer-step boundary.
+Out: `checkpoints/step-00001000/`, complete or absent; docs/checkpoints.md says what is in it.
+
+A save has three parts. Rank 0 makes a folder inside the attempt's own folder (mlc.checkpoint.fence). Every rank writes
+its files there, synced and hashed on the way: at once, or from a copy by a thread while training goes on. Then the
+ranks tell each other how it went, and rank 0 writes `complete.json` and renames the folder.
+
+A thread talks to no other rank. That all parts are written is known from the counts that ranks share at every step
+(mlc.engine.signals), so the thread needs no communication of its own and settling happens at one step on all ranks.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mlc.checkpoint.fence import Fence
+from mlc.checkpoint.record import Plan, Position, Record, checkpoint_folders, step_name
+from mlc.checkpoint.retention import remove, superseded
+from mlc.distributed.agree import from_rank_0
+from mlc.engine.divergence import DivergenceGuard
+from mlc.engine.engine_state import EngineState
+from mlc.engine.momentum import MomentumQueue
+from mlc.errors import CheckpointError, FencedError, MlcError
+from mlc.files import FileFacts, hash_file, sync_file, sync_folder
+from mlc.model.saving import write_description
+from mlc.recipe import CheckpointSection
+from mlc.tensor_files import Piece, write_pieces, write_tensors
+
+LATEST = "latest"
+RECIPE = "recipe.toml"
+TOKENIZER = "model/tokenizer.model"
+FOLDERS = ("model", "optimizer", "queue")
+SECONDS_BETWEEN_REPORTS = 10.0
+GIB = 1 << 30
+
+Parts = dict[str, list[Piece] | dict[str, Tensor]]
+"""What a rank writes, by the name of the file inside the checkpoint."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What every checkpoint of a run says alike.
+
+    Attributes:
+        identity: digests that a resume compares (mlc.engine.preflight).
+        plan, first_plan: see `Record`.
+        precision: of the run.
+        recipe: resolved recipe in TOML.
+        model_info: keys of model/mlc.json that do not change from step to step.
+        backbone_config: of the encoder.
+        tokenizer: SentencePiece model of the shards.
+    """
+
+    identity: dict[str, str]
+    plan: Plan
+    first_plan: Plan
+    precision: str
+    recipe: str
+    model_info: Mapping[str, Any]
+    backbone_config: Any
+    tokenizer: Path
+
+
+@dataclass
+class _Save:
+    """A save that has begun.
+
+    Attributes:
+        parts: what this rank wrote, once it is written.
+    """
+
+    folder: Path
+    record: Record
+    started: float
+    must_succeed: bool
+    parts: Future[dict[str, FileFacts]]
+
+
+class CheckpointSaver:
+    """Saves one start of a run.
+
+    Args:
+        run_folder: the run's folder.
+        state: of the engine.
+        queue: of negatives, where the run has one.
+        section: of the recipe.
+        facts: what does not change.
+        fence: on rank 0; None elsewhere.
+        beat: called between parts of long work, with what is being done.
+        say: called on rank 0 with a line for people.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        state: EngineState,
+        queue: MomentumQueue | None,
+        section: CheckpointSection,
+        facts: RunFacts,
+        *,
+        fence: Fence | None,
+        beat: Callable[[str], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._root = run_folder / "checkpoints"
+        self._run_folder, self._state, self._queue = run_folder, state, queue
+        self._section, self._facts, self._fence, self._beat, self._say = section, facts, fence, beat, say
+        self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._remover = ThreadPoolExecutor(1, "old checkpoints")
+        self._flight: _Save | None = None
+        self._copies: dict[str, Tensor] = {}
+        self.seconds = 0.0
+        """For how long the last save has kept training waiting."""
+        self.longest_seconds = 0.0
+        """Of a save from its beginning until it was in place."""
+        self.saved_step: int | None = None
+        """Step of the newest checkpoint in place."""
+
+    @property
+    def written(self) -> bool:
+        """Whether this rank has written its part of a save in flight, or failed to."""
+        return self._flight is not None and self._flight.parts.done()
+
+    def save(
+        self, position: Position, guard: DivergenceGuard, *, must_succeed: bool = False, behind: bool = True
+    ) -> None:
+        """Save the run at `position`; a collective. One save is in flight at most: an earlier one is waited for.
+
+        Args:
+            position: what has been consumed.
+            guard: knows what was stepped over, and the bad steps up to now.
+            must_succeed: a failure ends the run whatever the recipe says.
+            behind: training may go on meanwhile, where the recipe wants that.
+
+        Raises:
+            CheckpointError: it failed, and may not.
+            FencedError: another start owns the run by now.
+        """
+        started = time.perf_counter()
+        self.finish()
+        record = self._record(position, guard)
+        try:
+            folder = Path(from_rank_0(lambda: str(self._make_folder(record))))
+        except MlcError as error:
+            self._give_up(error, None, must_succeed=must_succeed)
+            return
+        parts = self._parts()
+        behind = behind and self._section.asynchronous
+        if behind or torch.cuda.is_available():
+            parts = self._copied(parts)
+        self._flight = _Save(
+            folder, record, started, must_succeed, self._writer.submit(self._write, folder, parts, not behind)
+        )
+        if not behind:
+            self.finish()
+        self.seconds = time.perf_counter() - started
+
+    def finish(self) -> None:
+        """Wait for the save in flight, if there is one, and settle it; a collective; errors as in `save`."""
+        if self._flight is None:
+            return
+        wait([self._flight.parts])
+        self.settle()
+
+    def settle(self) -> None:
+        """Put a save in place that every rank has written its part of; a collective; errors as in `save`."""
+        save, self._flight = self._flight, None
+        assert save is not None
+        started = time.perf_counter()
+        answers: list[Any] = [None] * self._world_size
+        dist.all_gather_object(answers, _outcome(save.parts))
+        try:
+            from_rank_0(lambda: self._put_in_place(save, answers))
+            self.saved_step = save.record.position.step
+            self.longest_seconds = max(self.longest_seconds, time.perf_counter() - save.started)
+        except MlcError as error:
+            self._give_up(error, save.folder, must_succeed=save.must_succeed)
+        self.seconds += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Wait for what is being deleted."""
+        self._writer.shutdown()
+        self._remover.shutdown()
+
+    def _record(self, position: Position, guard: DivergenceGuard) -> Record:
+        return Record(
+            position=position,
+            plan=self._facts.plan,
+            first_plan=self._facts.first_plan,
+            zero_stage=self._state.stage,
+            precision=self._facts.precision,
+            generation=0 if self._fence is None else self._fence.generation,
+            identity=self._facts.identity,
+            optimizer_steps=self._state.optimizer_steps,
+            loss_scaler=self._state.loss_scaler(),
+            skipped_batches=guard.skipped.batches,
+            bad_row=guard.row,
+            parameters=self._state.shapes(),
+            files={},
+        )
+
+    def _make_folder(self, record: Record) -> Path:
+        assert self._fence is not None
+        self._fence.check()
+        self._check_space(record)
+        folder = self._fence.work / step_name(record.position.step)
+        try:
+            if folder.exists():  # of a save that failed
+                shutil.rmtree(folder)
+            folder.mkdir()
+            for name in FOLDERS[: 3 if self._queue else 2]:
+                (folder / name).mkdir()
+        except OSError as error:
+            self._fence.check()
+            raise _cannot_write(error, folder) from None
+        return folder
+
+    def _check_space(self, record: Record) -> None:
+        numbers = sum(_count(shape) for shape in record.parameters.values())
+        needed = 4 * numbers * (4 if self._queue else 3)
+        needed += self._queue.queue.bytes if self._queue else 0
+        free = shutil.disk_usage(self._run_folder).free
+        spare = self._section.min_free_gib * GIB
+        if free < needed + spare:
+            raise CheckpointError(
+                "too little disk space for a checkpoint",
+                found=f"{free / GIB:.2f} GiB free",
+                needed=f"{needed / GIB:.2f} GiB, and {spare / GIB:g} GiB to spare (checkpoint.min_free_gib)",
+                where=str(self._run_folder),
+                hint=f"free some space, or mlc checkpoints prune {self._run_folder} --keep-last 1",
+            )
+
+    def _parts(self) -> Parts:
+        """Views of live memory: what this rank writes."""
+        of = f"{self._rank:05d}-of-{self._world_size:05d}.safetensors"
+        parts: Parts = {f"model/weights-{of}": self._state.weights_to_save()}
+        parts[f"optimizer/state-{of}"] = self._state.moments()
+        if self._queue is not None:
+            parts[f"queue/momentum-{of}"] = self._queue.encoder.pieces()
+            if self._rank == 0:
+                parts["queue/queue.safetensors"] = self._queue.queue.state()
+        return parts
+
+    def _copied(self, parts: Parts) -> Parts:
+        """The same values in host memory of their own, which every save uses again."""
+        copied: Parts = {}
+        for file, tensors in parts.items():
+            if isinstance(tensors, dict):
+                copied[file] = {name: self._copy(f"{file} {name}", tensor) for name, tensor in tensors.items()}
+            else:
+                copied[file] = [
+                    replace(piece, values=self._copy(f"{file} {piece.key}", piece.values)) for piece in tensors
+                ]
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return copied
+
+    def _copy(self, key: str, tensor: Tensor) -> Tensor:
+        copy = self._copies.get(key)
+        if copy is None:
+            copy = torch.empty_like(tensor, device="cpu", pin_memory=torch.cuda.is_available())
+            self._copies[key] = copy
+        return copy.copy_(tensor.detach(), non_blocking=True)
+
+    def _write(self, folder: Path, parts: Parts, training_waits: bool) -> dict[str, FileFacts]:
+        """Write this rank's files; in a thread. Every block is a beat: a stuck file system gives none."""
+        reporter = _Reporter(self._beat, self._say if self._rank == 0 and training_waits else None, parts)
+        facts = {}
+        for name, tensors in parts.items():
+            if isinstance(tensors, dict):
+                facts[name] = write_tensors(folder / name, tensors, progress=reporter)
+            else:
+                facts[name] = write_pieces(folder / name, tensors, progress=reporter)
+        return facts
+
+    def _put_in_place(self, save: _Save, answers: list[Any]) -> None:
+        """On rank 0, once every rank is done: describe, rename, and delete what is no longer kept."""
+        assert self._fence is not None
+        problems = [f"rank {rank}: {answer}" for rank, answer in enumerate(answers) if isinstance(answer, str)]
+        if problems:
+            self._fence.check()
+            raise CheckpointError(
+                f"{step_name(save.record.position.step)} could not be written",
+                found="; ".join(problems[:3]),
+                where=str(save.folder),
+                hint="look at free space, quota and permissions of the run folder",
+            )
+        files: dict[str, FileFacts] = {name: facts for answer in answers for name, facts in answer.items()}
+        try:
+            files |= self._describe(save.folder, save.record)
+            record = replace(save.record, files=dict(sorted(files.items())))
+            record.write(save.folder)
+            for name in FOLDERS:
+                if (save.folder / name).is_dir():
+                    sync_folder(save.folder / name)
+            self._root.mkdir(exist_ok=True)
+            final = self._root / save.folder.name
+            if final.exists():
+                remove(final, self._fence.work)
+            self._fence.place(save.folder, final)
+            self._fence.write(self._root / LATEST, f"{final.name}\n".encode())
+        except OSError as error:
+            self._fence.check()
+            raise _cannot_write(error, save.folder) from None
+        size = sum(facts.bytes for facts in files.values())
+        self._say(f"saved {final.name}: {size / 1e6:,.1f} MB in {time.perf_counter() - save.started:.1f} s")
+        self._remover.submit(self._remove_superseded)
+
+    def _describe(self, folder: Path, record: Record) -> dict[str, FileFacts]:
+        """Write what is no tensor."""
+        info = {**self._facts.model_info, "parameters": record.parameters, **vars(record.position)}
+        write_description(folder / "model", self._facts.backbone_config, info)
+        shutil.copyfile(self._facts.tokenizer, folder / TOKENIZER)
+        (folder / RECIPE).write_text(self._facts.recipe, encoding="utf-8")
+        names = ["model/config.json", "model/mlc.json", TOKENIZER, RECIPE]
+        for name in names:
+            sync_file(folder / name)
+        return {name: FileFacts((folder / name).stat().st_size, hash_file(folder / name)) for name in names}
+
+    def _remove_superseded(self) -> None:
+        assert self._fence is not None
+        section = self._section
+        folders = checkpoint_folders(self._run_folder)
+        for folder in superseded(folders, keep_last=section.keep_last, keep_every=section.keep_every):
+            try:
+                remove(folder, self._fence.work)
+            except OSError as error:
+                self._say(f"{folder} could not be deleted: {error}")
+
+    def _give_up(self, error: MlcError, folder: Path | None, *, must_succeed: bool) -> None:
+        if self._rank == 0 and folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if must_succeed or self._section.on_failure == "stop" or isinstance(error, FencedError):
+            raise error
+        self._say(f'{error}\n  training goes on (checkpoint.on_failure = "continue"); the checkpoints before are whole')
+
+
+class _Reporter:
+    """Counts what is written and tells about it now and then."""
+
+    def __init__(self, beat: Callable[[str], None], say: Callable[[str], None] | None, parts: Parts) -> None:
+        self._beat, self._say = beat, say
+        self._total = sum(_bytes(tensors) for tensors in parts.values())
+        self._done = 0
+        self._next = time.monotonic() + SECONDS_BETWEEN_REPORTS
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._beat("writing a checkpoint")
+        if self._say is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + SECONDS_BETWEEN_REPORTS
+            self._say(f"saving: rank 0 has written {self._done / GIB:.2f} of {self._total / GIB:.2f} GiB")
+
+
+def _bytes(tensors: list[Piece] | dict[str, Tensor]) -> int:
+    values = tensors.values() if isinstance(tensors, dict) else [piece.values for piece in tensors]
+    return sum(tensor.nbytes for tensor in values)
+
+
+def _outcome(parts: Future[dict[str, FileFacts]]) -> dict[str, FileFacts] | str:
+    """What a rank tells the others: its files, or what went wrong."""
+    error = parts.exception()
+    return parts.result() if error is None else f"{type(error).__name__}: {error}"
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _cannot_write(error: OSError, where: Path) -> CheckpointError:
+    return CheckpointError(
+        "a checkpoint cannot be written",
+        found=str(error),
+        where=str(where),
+        hint="look at free space, quota and permissions of the run folder",
+    )
