@@ -2,33 +2,38 @@
 
 In:  a run folder, and what a start knows of itself.
 Out: a `Fence`: the newest start's right to put files in place. A start that a newer one has followed puts nothing in
-     place any more, whatever it does and whenever it wakes up.
+     place any more, whatever it does and whenever it wakes up. Only what it would write to its place directly, past
+     its fence, is not held back.
 
-There are no locks and no clocks, only mkdir, rename and rmdir, which are atomic on NFS and Lustre too.
+There are no locks and no clocks, only mkdir, rename, rmdir and the exclusive making of a file, which are atomic on NFS
+and Lustre too.
 
     RUN/owner.json                        the newest start, for people
-    RUN/attempts/attempt-00000001         empty file: this number is over
+    RUN/attempts/attempt-00000001         empty file, a tombstone: this number is over
     RUN/attempts/attempt-00000002/        working folder of the newest start, with its owner.json
 
 A start takes the next number and makes its working folder. Everything it puts into the run is first written there, as
 a direct entry of it, and then renamed to its place; what it takes out of the run goes the other way. To take over, a
 newer start does this with every lower number, the highest first:
 
-1. rename the working folder into its own, and leave an empty file under the old name (a tombstone);
+1. rename the working folder into its own, and make a tombstone under the old name;
 2. rename every entry of that folder, whole, to another folder under another name;
 3. remove the folder itself, and go back to 2 for as long as it is not empty.
 
-Only then has it taken over, and then only it can put a file in place. A rename out of a working folder needs that
-folder. By its path it cannot be reached after 1, nor made again, not even by something like `mkdir -p`: the tombstone
-is in the way. A rename that had already found the folder (stopped inside the system call, or on an NFS client that
-remembers the folder's handle) finds no entry after 2 and no folder after 3; before that one rename wins, so an entry is
-put in place whole or not at all. New entries that such a process makes keep 3 from succeeding. So nothing comes out of
-the working folder of m once it is removed. That holds for a start that is itself only taking over, too: it needs its
-working folder for 1 and 2, so it revokes nobody any more, and because higher numbers go first, no other start is
-half-way through revoking number m when the newest comes to it, except one that is newer still. A start that sees a
-higher number gives up. Two that take over at once have different numbers, because mkdir makes one folder once, and the
-higher one revokes the lower. After a crash at any point the next start finds the same numbers and does all of this
-again; what was half done lies in the working folder of the one that crashed and goes with it.
+Only then has it taken over. Why it alone can put a file in place from then on:
+
+* Nothing comes out of a working folder that was removed. Its path cannot be used after 1, and the tombstone keeps
+  anything like `mkdir -p` from making it again; where that was faster than the tombstone, 1 is done again. A rename
+  that had already found the folder (stopped inside the system call, or on an NFS client that remembers the folder's
+  handle) finds no entry after 2 and no folder after 3. Until then one of two renames wins, so an entry is put in place
+  whole or not at all. New entries that such a process makes keep 3 from succeeding.
+* A start that is itself taking over needs its working folder for 1 and 2, so once that is removed it revokes nobody.
+  As higher numbers go first, none but a still newer start can be half-way through revoking the number that comes next.
+  What it had renamed into its own folder is in that folder, and is removed with it in the same way.
+* Of two that take over at once the higher number revokes the lower, and one that sees a higher number gives up. A
+  number can be made twice only between the two parts of 1; the second maker sees the higher number of the start that
+  is at work there, and the folder is revoked again.
+* After a crash at any point the next start finds the same numbers, takes a higher one, and does all of this again.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mlc.checkpoint.record import checkpoint_folders
 from mlc.config import digest
 from mlc.data.batches import check_batch_size
 from mlc.data.corpus import is_selected
@@ -43,8 +44,9 @@ def check_run(recipe: TrainRecipe, world_size: int) -> Manifest:
     config = deepspeed_config(recipe, world_size)
     check_queue(recipe, config)
     _check_gradient_cosines(recipe, config)
-    # Micro-batches may become fewer where a run goes on with more ranks (mlc.engine.changes.plan_of).
-    check_batch_size(recipe.data.samples_per_step, 1, world_size)
+    # A run that goes on with more ranks has fewer micro-batches (mlc.engine.changes.plan_of).
+    goes_on = bool(checkpoint_folders(Path(recipe.run.folder)))
+    check_batch_size(recipe.data.samples_per_step, 1 if goes_on else recipe.data.micro_batches, world_size)
     manifest = Manifest.read(recipe.data.shards)
     manifest.check()
     _check_tokenizer(recipe, manifest)

@@ -130,6 +130,11 @@ class CheckpointSaver:
         """Step of the newest checkpoint in place."""
 
     @property
+    def copied_bytes(self) -> int:
+        """Host memory that this rank holds for saves in the background."""
+        return sum(tensor.nbytes for tensor in self._copies.values())
+
+    @property
     def written(self) -> bool:
         """Whether this rank has written its part of a save in flight, or failed to."""
         return self._flight is not None and self._flight.parts.done()

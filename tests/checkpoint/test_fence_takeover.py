@@ -77,6 +77,30 @@ def test_a_start_gives_up_when_a_newer_one_has_come_even_if_that_one_is_dead(run
             first.to_the_end()
 
 
+def test_two_starts_with_one_number_are_both_fenced(run: Path) -> None:
+    """A folder was renamed away and its tombstone is not there yet: a start that had looked before makes it again."""
+    first = Fence.take(run, {})
+    second = run / "attempts" / "attempt-00000002"
+    with (
+        SteppedProcess(Fence.take, run, {}) as late,
+        SteppedProcess(Fence.take, run, {}) as early,
+        SteppedProcess(Fence.take, run, {}) as newest,
+    ):
+        while late.calls[-2:] != ["listdir", "mkdir"]:
+            late.step()
+        while first.holds():
+            early.step()
+        while second.exists():
+            newest.step()
+        late.step()
+        assert second.is_dir()
+        for process in (early, late):
+            with pytest.raises(FencedError, match="found generation 3"):
+                process.to_the_end()
+        assert newest.to_the_end().holds()
+    assert attempts(run) == attempts_after(3)
+
+
 def test_a_stale_start_that_makes_its_folder_again_during_the_takeover_loses_it_again(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     Fence.take(run, {})
@@ -137,6 +161,9 @@ def _violations(run: Path, starts: int, schedule: list[int]) -> list[str]:
             if placed != before and generations[process] < taken:
                 found.append(f"{generations[process]}: {process.calls[-2]} after {taken} had taken over")
             taken = max((int(path.name) for path in (run / "taken").iterdir()), default=0)
+        for process in processes:
+            with contextlib.suppress(FencedError):
+                process.to_the_end()
     newest = max(_folders(run))
     holding = [number for number in range(1, newest + 1) if Fence(run, number).holds()]
     return found if holding == [newest] else [*found, f"{holding} hold, of {newest}"]

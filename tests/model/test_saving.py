@@ -123,7 +123,10 @@ def test_weights_are_stored_once_and_in_fp32(tmp_path: Path) -> None:
     model = build().to(torch.bfloat16)
     # ZeRO-3 collects the tied head under its own name.
     state = {**model.state_dict(), "lm_head.weight": model.lm_head.weight}
-    save_model_folder(tmp_path, state, model.backbone_config, info_of(GLM))
+    model.backbone_config.dtype = torch.bfloat16
+    for _ in range(2):  # what is there is replaced
+        save_model_folder(tmp_path, state, model.backbone_config, info_of(GLM))
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
     weights = load_file(tmp_path / "model.safetensors")
     assert "lm_head.weight" not in weights
     assert {value.dtype for value in weights.values()} == {torch.float32}
