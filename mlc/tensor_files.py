@@ -280,7 +280,7 @@ class PieceReader:
         path = self._files[number]
         try:
             handle = self._stack.enter_context(safe_open(path, framework="pt"))
-            shapes = {name: handle.get_slice(name).get_shape() for name in handle.offset_keys()}
+            shapes = {name: handle.get_slice(name).get_shape() for name in list(handle.keys())}
         except (SafetensorError, OSError) as error:
             raise _unreadable(path, error) from None
         for name, shape in shapes.items():

@@ -60,10 +60,11 @@ def start_metrics(run_folder: Path, step: int, fence: Fence) -> TextIO:
         number = len(list(run_folder.glob("metrics.discarded-*.jsonl"))) + 1
         fence.write(run_folder / f"metrics.discarded-{number}.jsonl", _as_lines(late).encode())
     temporary = fence.work / METRICS_NAME
-    file = temporary.open("w", encoding="utf-8")
-    file.write(_as_lines([line for line in lines if line["step"] <= step]))
-    file.flush()
-    os.fsync(file.fileno())
+    with fence.working():
+        file = temporary.open("w", encoding="utf-8")
+        file.write(_as_lines([line for line in lines if line["step"] <= step]))
+        file.flush()
+        os.fsync(file.fileno())
     fence.place(temporary, run_folder / METRICS_NAME)
     return file
 

@@ -30,10 +30,24 @@ QUEUE_FILE = "queue/queue.safetensors"
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint whose every file was just found to be whole."""
+    """A checkpoint to go on from."""
 
     folder: Path
     record: Record
+
+
+def newest_readable(run_folder: Path) -> Start | None:
+    """The newest checkpoint whose record can be read, without a look at its files and without touching anything.
+
+    Raises:
+        RecipeError: it is of another version of this program.
+    """
+    for folder in reversed(checkpoint_folders(run_folder)):
+        try:
+            return Start(folder, Record.read(folder))
+        except CheckpointError:
+            continue
+    return None
 
 
 def newest_verified(
@@ -100,13 +114,31 @@ def _newest(run_folder: Path) -> tuple[Path, Record | str] | None:
         return folders[-1], Record.read(folders[-1])
     except CheckpointError as error:
         return folders[-1], str(error)
+    except OSError as error:
+        raise _unreadable(folders[-1], error) from None
+
+
+def _unreadable(folder: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        "a checkpoint cannot be read, which says nothing about its content",
+        found=str(error),
+        where=str(folder),
+        hint="look at permissions and the file server, and start again; nothing was set aside",
+    )
 
 
 def _damage_on_any_rank(folder: Path, record: Record, beat: Callable[[str], None]) -> str | None:
     share = (dist.get_rank(), dist.get_world_size())
-    own = damage(folder, record, share=share, progress=lambda count: beat("verifying a checkpoint"))
+    own: str | OSError | None
+    try:
+        own = damage(folder, record, share=share, progress=lambda count: beat("verifying a checkpoint"))
+    except OSError as error:
+        own = error
     answers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(answers, own)
+    for answer in answers:
+        if isinstance(answer, OSError):
+            raise _unreadable(folder, answer)
     return next((answer for answer in answers if answer is not None), None)
 
 

@@ -26,14 +26,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mlc.checkpoint.fence import Fence
-from mlc.checkpoint.record import Plan, Position, Record, checkpoint_folders, step_name
+from mlc.checkpoint.record import Plan, Position, Record, complete_checkpoints, step_name
 from mlc.checkpoint.retention import remove, superseded
 from mlc.distributed.agree import from_rank_0
 from mlc.engine.divergence import DivergenceGuard
 from mlc.engine.engine_state import EngineState
 from mlc.engine.momentum import MomentumQueue
 from mlc.errors import CheckpointError, FencedError, MlcError
-from mlc.files import FileFacts, hash_file, sync_file, sync_folder
+from mlc.files import FileFacts, hash_file, sync_file
 from mlc.model.saving import write_description
 from mlc.recipe import CheckpointSection
 from mlc.tensor_files import Piece, write_pieces, write_tensors
@@ -308,9 +308,6 @@ class CheckpointSaver:
             files |= self._describe(save.folder, save.record)
             record = replace(save.record, files=dict(sorted(files.items())))
             record.write(save.folder)
-            for name in FOLDERS:
-                if (save.folder / name).is_dir():
-                    sync_folder(save.folder / name)
             self._root.mkdir(exist_ok=True)
             final = self._root / save.folder.name
             if final.exists():
@@ -338,7 +335,7 @@ class CheckpointSaver:
     def _remove_superseded(self) -> None:
         assert self._fence is not None
         section = self._section
-        folders = checkpoint_folders(self._run_folder)
+        folders = complete_checkpoints(self._run_folder)
         for folder in superseded(folders, keep_last=section.keep_last, keep_every=section.keep_every):
             try:
                 remove(folder, self._fence.work)

@@ -35,7 +35,7 @@ from mlc.engine.loop import Outcome, TrainingLoop
 from mlc.engine.metrics import MetricsWriter, start_metrics
 from mlc.engine.momentum import MomentumQueue, build_momentum_queue
 from mlc.engine.preflight import check_run, environment, run_identity
-from mlc.engine.resume import Start, load, newest_verified
+from mlc.engine.resume import Start, load, newest_readable, newest_verified
 from mlc.engine.sample_log import SampleLog
 from mlc.engine.saver import CheckpointSaver, RunFacts
 from mlc.engine.stop import StopRequest
@@ -105,10 +105,12 @@ class _Attempt:
         device = prepare_process(recipe, ranks)
         corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
         start_process_group()
+        # Before the run is taken from a start that may be alive: a refusal must not end that one.
+        from_rank_0(lambda: self._check(newest_readable(self.run_folder), manifest))
         generation = from_rank_0(self._take_over)
         start = newest_verified(self.run_folder, self.fence, watchdog.beat, self.say)
-        notes = from_rank_0(lambda: self._compare(start, manifest))
-        plan, first_plan = from_rank_0(lambda: plan_of(recipe, ranks.world_size, start))
+        notes = from_rank_0(lambda: self._check(start, manifest))
+        plan, first_plan = plan_of(recipe, ranks.world_size, start)
         planned = _with_plan(recipe, plan)
         parts = _build(planned, ranks, manifest, corpus, device)
         saver = CheckpointSaver(
@@ -176,23 +178,24 @@ class _Attempt:
             self.run_folder, {"launcher": self.ranks.launcher, "ranks": self.ranks.world_size, **find_job(os.environ)}
         )
         (self.run_folder / EXIT_NAME).unlink(missing_ok=True)  # how an earlier start ended says nothing of this one
+        self._place("recipe.toml", self.recipe.to_toml().encode())
+        self._place("environment.json", json_bytes(environment(self.ranks)))
         return self.fence.generation
 
-    def _compare(self, start: Start | None, manifest: Manifest) -> list[str]:
-        """Notes on what has changed since the checkpoint; then the files that say what this start is."""
-        recipe, notes = self.recipe, []
-        if start is not None:
-            if recipe.run.resume == "never":
-                raise RecipeError(
-                    "the run folder already holds a checkpoint",
-                    found=str(start.folder),
-                    needed='an empty run.folder, or run.resume = "auto"',
-                    hint="--set run.resume=auto to continue it",
-                )
-            notes = check_changes(start, recipe, run_identity(recipe, manifest))
-        self._place("recipe.toml", recipe.to_toml().encode())
-        self._place("environment.json", json_bytes(environment(self.ranks)))
-        return notes
+    def _check(self, start: Start | None, manifest: Manifest) -> list[str]:
+        """Refuse a continuation that may not be; returns notes on what has changed since the checkpoint."""
+        recipe = self.recipe
+        if start is None:
+            return []
+        if recipe.run.resume == "never":
+            raise RecipeError(
+                "the run folder already holds a checkpoint",
+                found=str(start.folder),
+                needed='an empty run.folder, or run.resume = "auto"',
+                hint="--set run.resume=auto to continue it",
+            )
+        plan_of(recipe, self.ranks.world_size, start)
+        return check_changes(start, recipe, run_identity(recipe, manifest))
 
     def _load(self, parts: _Parts, start: Start | None) -> Position:
         loaded_queue = start is not None and load(start, parts.state, parts.queue)

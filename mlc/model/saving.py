@@ -178,7 +178,7 @@ class WeightReader:
     def _open_whole(self, stack: ExitStack) -> dict[str, tuple[int, ...]]:
         try:
             self._whole = stack.enter_context(safe_open(self._folder / WEIGHTS, framework="pt"))
-            return {name: tuple(self._whole.get_slice(name).get_shape()) for name in self._whole.offset_keys()}
+            return {name: tuple(self._whole.get_slice(name).get_shape()) for name in list(self._whole.keys())}
         except (SafetensorError, OSError) as error:
             raise _damaged(self._folder / WEIGHTS, error) from None
 

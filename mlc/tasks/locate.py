@@ -101,7 +101,7 @@ def _checkpoint(folder: Path, skipped: tuple[str, ...] = ()) -> ModelSource:
         folder = folder.resolve()  # "." and a link have another name than the folder, which tells its step
     record = Record.read(folder)
     files = {name: facts for name, facts in record.files.items() if name.startswith(MODEL_FILES)}
-    found = damage(folder, replace(record, files=files)) if files else "it lists no model"
+    found = damage(folder, replace(record, files=files))
     if found is not None:
         raise CheckpointError(
             "the checkpoint is damaged",

@@ -54,6 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_trained_checkpoint_is_found_and_encodes(run: Path) -> None:
     source = find_model(run)
     assert (source.kind, source.step, source.skipped) == ("checkpoint", 2, ())
+    assert find_model(source.folder.parent) == source  # it has a recipe.toml too, but is no run
     encoder = TextEncoder.load(run, device="cpu")
     assert encoder.representation == Representation(-1, "mean", True)
     assert (encoder.step, encoder.max_tokens) == (2, 32)
