@@ -17,11 +17,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from rich import box
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from mlc.checkpoint.fence import ATTEMPTS_NAME, OWNER_NAME
@@ -37,6 +37,15 @@ app = typer.Typer(no_args_is_help=True, help="List, verify, prune or convert the
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result here.")]
+COLUMNS: dict[str, Literal["left", "right"]] = {
+    "checkpoint": "left",
+    "samples": "right",
+    "tokens": "right",
+    "size": "right",
+    "ranks": "right",
+    "written (UTC)": "left",
+    "state": "left",
+}
 TARGETS = ("safetensors", "universal")
 RECENT_SECONDS = 600.0
 """A run on another host that has written so recently counts as in progress."""
@@ -52,17 +61,17 @@ def list_checkpoints(run: Run, json_file: JsonFile = None) -> None:
     """Show the checkpoints of a run. Only complete.json is read: `verify` compares the files with it."""
     _check_arguments(run, json_file)
     entries, damaged = [Entry.read(folder) for folder in checkpoint_folders(run)], _damaged_folders(run)
-    table = Table(box=box.SIMPLE)
-    table.add_column("checkpoint", no_wrap=True)
-    for name in ("samples", "tokens", "GB", "ranks", "ZeRO", "precision"):
-        table.add_column(name, justify="right")
-    table.add_column("written (UTC)", no_wrap=True)
-    table.add_column("state", overflow="fold")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name, justify in COLUMNS.items():
+        table.add_column(name, justify=justify, no_wrap=True)
     for entry in entries:
-        table.add_row(entry.folder.name, *entry.cells(), entry.problem or "complete")
+        table.add_row(entry.folder.name, *entry.cells(), "unusable" if entry.problem else "complete")
+    Console().print(table if entries else "no checkpoints", highlight=False)
+    for entry in entries:
+        if entry.problem:
+            print(f"{entry.folder.name}: {entry.problem}")
     for folder in damaged:
-        table.add_row(folder.name, *[""] * 7, "set aside")
-    Console().print(table if entries or damaged else "no checkpoints", highlight=False, markup=False)
+        print(f"set aside: {folder.name}")
     if json_file is not None:
         checkpoints = [entry.to_json() for entry in entries]
         write_json(json_file, {"run": str(run), "checkpoints": checkpoints, "damaged": [f.name for f in damaged]})
@@ -139,11 +148,10 @@ def prune(
     sizes = {folder.name: _bytes_in(folder) for folder in doomed}
     with nullcontext() if dry_run or not doomed else _trash(run) as trash:
         for folder in doomed:
-            size_gb = sizes[folder.name] / 1e9
-            print(f"{'deleting' if trash else 'would delete'} {folder.name}, {size_gb:.2f} GB", flush=True)
+            print(f"{'deleting' if trash else 'would delete'} {folder.name}, {decimal(sizes[folder.name])}", flush=True)
             if trash:
                 remove(folder, trash)
-    print(f"{len(sizes)} folders, {sum(sizes.values()) / 1e9:.2f} GB", flush=True)
+    print(f"{len(sizes)} folders, {decimal(sum(sizes.values()))}", flush=True)
     if json_file is not None:
         write_json(json_file, {"run": str(run), "dry_run": dry_run, "folders": sizes})
 
@@ -174,7 +182,7 @@ def convert(
     from mlc.checkpoint.convert import convert as convert_checkpoint
 
     done = convert_checkpoint(checkpoint, out, "universal" if to == "universal" else "safetensors", bar=_bar)
-    print(f"{done.folder}: {done.tensors} tensors, {done.bytes / 1e9:.2f} GB, from {done.checkpoint}", flush=True)
+    print(f"{done.folder}: {done.tensors} tensors, {decimal(done.bytes)}, from {done.checkpoint}", flush=True)
     if done.target == "universal" and not done.recipe:
         print("the checkpoint has no recipe.toml: set betas and epsilon in your script", flush=True)
     if json_file is not None:
@@ -204,12 +212,11 @@ class Entry:
 
     def cells(self) -> list[str]:
         """What the table shows, between name and state."""
-        record = self.record
-        if record is None:
-            return [""] * 7
-        position = record.position
-        counts = [f"{position.samples:,}", f"{position.tokens:,}", f"{self.bytes() / 1e9:.2f}"]
-        return [*counts, str(record.plan.world_size), str(record.zero_stage), record.precision, self._written()]
+        if self.record is None:
+            return [""] * 5
+        position, ranks = self.record.position, self.record.plan.world_size
+        counts = [_short(position.samples), _short(position.tokens), decimal(self.bytes()), str(ranks)]
+        return [*counts, self._written().isoformat(sep=" ")[:16]]
 
     def to_json(self) -> dict[str, Any]:
         """What the table shows, as numbers."""
@@ -221,7 +228,7 @@ class Entry:
                 "world_size": self.record.plan.world_size,
                 "zero_stage": self.record.zero_stage,
                 "precision": self.record.precision,
-                "written": self._written(),
+                "written": self._written().isoformat(),
             }
         return shown
 
@@ -229,9 +236,8 @@ class Entry:
         """As the record states them."""
         return sum(facts.bytes for facts in self.record.files.values()) if self.record else 0
 
-    def _written(self) -> str:
-        seconds = (self.folder / RECORD_NAME).stat().st_mtime
-        return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+    def _written(self) -> datetime:
+        return datetime.fromtimestamp(int((self.folder / RECORD_NAME).stat().st_mtime), UTC)
 
 
 def _problem_of(entry: Entry) -> str | None:
@@ -319,6 +325,14 @@ def _age_seconds(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:
         return float("inf")
+
+
+def _short(count: int) -> str:
+    """1,234,567 as "1.23 M"."""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:,}"
 
 
 def _bytes_in(folder: Path) -> int:

@@ -256,7 +256,12 @@ class TrainingLoop:
         self._saver.finish()
         if self._saver.saved_step == self.position.step:
             return
-        if writer is not None:
-            writer.sync()
-        self._saver.save(self.position, self._guard, must_succeed=must_succeed, behind=not must_succeed)
+        sync_metrics = _nothing if writer is None else writer.sync
+        self._saver.save(
+            self.position, self._guard, first=sync_metrics, must_succeed=must_succeed, behind=not must_succeed
+        )
         self._stop.seen(save_seconds=self._saver.longest_seconds)
+
+
+def _nothing() -> None:
+    """Other ranks than 0 have no metrics to sync."""

@@ -11,15 +11,18 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from mlc.checkpoint.fence import Fence
+from mlc.errors import CheckpointError
 
 METRICS_NAME = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 5.0
@@ -42,7 +45,7 @@ def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def start_metrics(run_folder: Path, step: int, fence: Fence) -> TextIO:
+def start_metrics(run_folder: Path, step: int, fence: Fence) -> FileIO:
     """Open a run's metrics.jsonl to go on after `step`; later lines move to metrics.discarded-N.jsonl.
 
     The file is written anew inside the attempt's folder and put in place while it is open: what an earlier start that
@@ -61,9 +64,8 @@ def start_metrics(run_folder: Path, step: int, fence: Fence) -> TextIO:
         fence.write(run_folder / f"metrics.discarded-{number}.jsonl", _as_lines(late).encode())
     temporary = fence.work / METRICS_NAME
     with fence.working():
-        file = temporary.open("w", encoding="utf-8")
-        file.write(_as_lines([line for line in lines if line["step"] <= step]))
-        file.flush()
+        file = FileIO(temporary, "w")
+        _write_all(file, _as_lines([line for line in lines if line["step"] <= step]).encode())
         os.fsync(file.fileno())
     fence.place(temporary, run_folder / METRICS_NAME)
     return file
@@ -83,7 +85,7 @@ class MetricsWriter:
 
     def __init__(
         self,
-        file: TextIO,
+        file: FileIO,
         run_folder: Path,
         *,
         total_steps: int,
@@ -91,7 +93,7 @@ class MetricsWriter:
         tensorboard: bool,
         console: Console | None,
     ) -> None:
-        self._file = file
+        self._file, self._unwritten = file, b""
         self._board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -122,19 +124,21 @@ class MetricsWriter:
     ) -> None:
         if self._progress is not None and self._is_terminal:
             self._progress.stop()
+        with suppress(OSError):
+            self._drain()
         self._file.close()
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):
+                self._board.close()
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """One logged step; `metrics` must hold "step". A number that is not finite is written as null."""
         # JSON has no NaN, and a reader that stops at one would not see the lines after it.
-        self._file.write(json.dumps({key: _finite(value) for key, value in metrics.items()}, allow_nan=False) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for key, value in metrics.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(key, value, metrics["step"])
+        line = json.dumps({key: _finite(value) for key, value in metrics.items()}, allow_nan=False) + "\n"
+        self._unwritten += line.encode()
+        with suppress(OSError):  # kept, and tried again with the next line; `sync` is where it matters
+            self._drain()
+        self._write_board(metrics)
         line = _line(metrics)
         if self._progress is not None and self._is_terminal:
             self._progress.update(self._task, line=line)
@@ -148,8 +152,34 @@ class MetricsWriter:
             self._progress.update(self._task, completed=step)
 
     def sync(self) -> None:
-        """Force what was written to disk, so that a checkpoint never outlives its metrics."""
-        os.fsync(self._file.fileno())
+        """Force everything to disk, so that a checkpoint never outlives its metrics.
+
+        Raises:
+            CheckpointError: the disk does not take it. The lines are kept and tried again.
+        """
+        try:
+            self._drain()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise CheckpointError(
+                "metrics cannot be written",
+                found=str(error),
+                where=METRICS_NAME,
+                hint="look at free space, quota and permissions of the run folder",
+            ) from None
+
+    def _drain(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
+    def _write_board(self, metrics: Mapping[str, Any]) -> None:
+        try:
+            for key, value in metrics.items():
+                if self._board is not None and isinstance(value, (int, float)):
+                    self._board.add_scalar(key, value, metrics["step"])
+        except OSError as error:  # metrics.jsonl has everything that TensorBoard shows
+            self._board = None
+            print(f"TensorBoard's files cannot be written and are left out from here on: {error}", flush=True)
 
 
 class _Fields(ProgressColumn):
@@ -164,6 +194,11 @@ def _line(metrics: Mapping[str, Any]) -> str:
     parts.append(f"lr {metrics['lr']:.2e}")
     parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    while content:
+        content = content[file.write(content) :]
 
 
 def _as_lines(objects: list[dict[str, Any]]) -> str:

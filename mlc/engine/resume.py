@@ -22,10 +22,9 @@ from mlc.checkpoint.verify import damage, set_aside
 from mlc.distributed.agree import from_rank_0
 from mlc.engine.engine_state import EngineState, check_complete
 from mlc.engine.momentum import MomentumQueue
+from mlc.engine.parts import MOMENTS, MOMENTUM, QUEUE, WEIGHTS, of_rank
 from mlc.errors import CheckpointError
 from mlc.tensor_files import PieceReader
-
-QUEUE_FILE = "queue/queue.safetensors"
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,13 @@ def load(start: Start, state: EngineState, queue: MomentumQueue | None) -> bool:
     """
     record = start.record
     check_complete(state.shapes(), record.parameters)
-    with _reader(start, "model/weights-") as weights, _reader(start, "optimizer/state-") as moments:
+    with _reader(start, WEIGHTS) as weights, _reader(start, MOMENTS) as moments:
         state.restore(weights, moments, optimizer_steps=record.optimizer_steps, loss_scaler=record.loss_scaler)
-    if queue is None or QUEUE_FILE not in record.files:
+    if queue is None or QUEUE not in record.files:
         return False
-    with _reader(start, "queue/momentum-") as average:
+    with _reader(start, MOMENTUM) as average:
         queue.encoder.restore(average)
-    queue.queue.load(_tensors(start.folder / QUEUE_FILE))
+    queue.queue.load(_tensors(start.folder / QUEUE))
     return True
 
 
@@ -147,10 +146,9 @@ def _set_aside(folder: Path, problem: str, fence: Fence | None, say: Callable[[s
     say(f"{folder.name} is not used, and set aside as {aside}: {problem}")
 
 
-def _reader(start: Start, prefix: str) -> PieceReader:
-    names = sorted(name for name in start.record.files if name.startswith(prefix))
-    own = f"{prefix}{dist.get_rank():05d}-of-{len(names):05d}.safetensors"
-    return PieceReader([start.folder / name for name in names], first=start.folder / own)
+def _reader(start: Start, file: str) -> PieceReader:
+    paths = [start.folder / name for name in sorted(start.record.files) if name.startswith(file)]
+    return PieceReader(paths, first=start.folder / of_rank(file, dist.get_rank(), len(paths)))
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -13,9 +13,10 @@ A thread talks to no other rank. That all parts are written is known from the co
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from mlc.checkpoint.fence import Fence
 from mlc.checkpoint.record import Plan, Position, Record, complete_checkpoints, step_name
@@ -32,21 +32,16 @@ from mlc.distributed.agree import from_rank_0
 from mlc.engine.divergence import DivergenceGuard
 from mlc.engine.engine_state import EngineState
 from mlc.engine.momentum import MomentumQueue
+from mlc.engine.parts import GIB, HostCopies, parts_of, write_parts
 from mlc.errors import CheckpointError, FencedError, MlcError
 from mlc.files import FileFacts, hash_file, sync_file
 from mlc.model.saving import write_description
 from mlc.recipe import CheckpointSection
-from mlc.tensor_files import Piece, write_pieces, write_tensors
 
 LATEST = "latest"
 RECIPE = "recipe.toml"
 TOKENIZER = "model/tokenizer.model"
 FOLDERS = ("model", "optimizer", "queue")
-SECONDS_BETWEEN_REPORTS = 10.0
-GIB = 1 << 30
-
-Parts = dict[str, list[Piece] | dict[str, Tensor]]
-"""What a rank writes, by the name of the file inside the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,7 @@ class CheckpointSaver:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._remover = ThreadPoolExecutor(1, "old checkpoints")
         self._flight: _Save | None = None
-        self._copies: dict[str, Tensor] = {}
+        self._copies = HostCopies()
         self.seconds = 0.0
         """For how long the last save has kept training waiting."""
         self.longest_seconds = 0.0
@@ -132,7 +127,7 @@ class CheckpointSaver:
     @property
     def copied_bytes(self) -> int:
         """Host memory that this rank holds for saves in the background."""
-        return sum(tensor.nbytes for tensor in self._copies.values())
+        return self._copies.bytes
 
     @property
     def written(self) -> bool:
@@ -140,13 +135,20 @@ class CheckpointSaver:
         return self._flight is not None and self._flight.parts.done()
 
     def save(
-        self, position: Position, guard: DivergenceGuard, *, must_succeed: bool = False, behind: bool = True
+        self,
+        position: Position,
+        guard: DivergenceGuard,
+        *,
+        first: Callable[[], None] = lambda: None,
+        must_succeed: bool = False,
+        behind: bool = True,
     ) -> None:
         """Save the run at `position`; a collective. One save is in flight at most: an earlier one is waited for.
 
         Args:
             position: what has been consumed.
             guard: knows what was stepped over, and the bad steps up to now.
+            first: done on rank 0 before anything is written; a CheckpointError of it is a failure to save.
             must_succeed: a failure ends the run whatever the recipe says.
             behind: training may go on meanwhile, where the recipe wants that.
 
@@ -158,17 +160,17 @@ class CheckpointSaver:
         self.finish()
         record = self._record(position, guard)
         try:
-            folder = Path(from_rank_0(lambda: str(self._make_folder(record))))
+            folder = Path(from_rank_0(lambda: str(self._make_folder(record, first))))
         except MlcError as error:
             self._give_up(error, None, must_succeed=must_succeed)
             return
-        parts = self._parts()
+        parts = parts_of(self._state, self._queue)
         behind = behind and self._section.asynchronous
         if behind or torch.cuda.is_available():
-            parts = self._copied(parts)
-        self._flight = _Save(
-            folder, record, started, must_succeed, self._writer.submit(self._write, folder, parts, not behind)
-        )
+            parts = self._copies.of(parts)
+        say = self._say if self._rank == 0 and not behind else None
+        written = self._writer.submit(write_parts, folder, parts, beat=self._beat, say=say)
+        self._flight = _Save(folder, record, started, must_succeed, written)
         if not behind:
             self.finish()
         self.seconds = time.perf_counter() - started
@@ -217,9 +219,10 @@ class CheckpointSaver:
             files={},
         )
 
-    def _make_folder(self, record: Record) -> Path:
+    def _make_folder(self, record: Record, first: Callable[[], None]) -> Path:
         assert self._fence is not None
         self._fence.check()
+        first()
         self._check_space(record)
         folder = self._fence.work / step_name(record.position.step)
         try:
@@ -234,7 +237,7 @@ class CheckpointSaver:
         return folder
 
     def _check_space(self, record: Record) -> None:
-        numbers = sum(_count(shape) for shape in record.parameters.values())
+        numbers = sum(math.prod(shape) for shape in record.parameters.values())
         needed = 4 * numbers * (4 if self._queue else 3)
         needed += self._queue.queue.bytes if self._queue else 0
         free = shutil.disk_usage(self._run_folder).free
@@ -247,49 +250,6 @@ class CheckpointSaver:
                 where=str(self._run_folder),
                 hint=f"free some space, or mlc checkpoints prune {self._run_folder} --keep-last 1",
             )
-
-    def _parts(self) -> Parts:
-        """Views of live memory: what this rank writes."""
-        of = f"{self._rank:05d}-of-{self._world_size:05d}.safetensors"
-        parts: Parts = {f"model/weights-{of}": self._state.weights_to_save()}
-        parts[f"optimizer/state-{of}"] = self._state.moments()
-        if self._queue is not None:
-            parts[f"queue/momentum-{of}"] = self._queue.encoder.pieces()
-            if self._rank == 0:
-                parts["queue/queue.safetensors"] = self._queue.queue.state()
-        return parts
-
-    def _copied(self, parts: Parts) -> Parts:
-        """The same values in host memory of their own, which every save uses again."""
-        copied: Parts = {}
-        for file, tensors in parts.items():
-            if isinstance(tensors, dict):
-                copied[file] = {name: self._copy(f"{file} {name}", tensor) for name, tensor in tensors.items()}
-            else:
-                copied[file] = [
-                    replace(piece, values=self._copy(f"{file} {piece.key}", piece.values)) for piece in tensors
-                ]
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return copied
-
-    def _copy(self, key: str, tensor: Tensor) -> Tensor:
-        copy = self._copies.get(key)
-        if copy is None:
-            copy = torch.empty_like(tensor, device="cpu", pin_memory=torch.cuda.is_available())
-            self._copies[key] = copy
-        return copy.copy_(tensor.detach(), non_blocking=True)
-
-    def _write(self, folder: Path, parts: Parts, training_waits: bool) -> dict[str, FileFacts]:
-        """Write this rank's files; in a thread. Every block is a beat: a stuck file system gives none."""
-        reporter = _Reporter(self._beat, self._say if self._rank == 0 and training_waits else None, parts)
-        facts = {}
-        for name, tensors in parts.items():
-            if isinstance(tensors, dict):
-                facts[name] = write_tensors(folder / name, tensors, progress=reporter)
-            else:
-                facts[name] = write_pieces(folder / name, tensors, progress=reporter)
-        return facts
 
     def _put_in_place(self, save: _Save, answers: list[Any]) -> None:
         """On rank 0, once every rank is done: describe, rename, and delete what is no longer kept."""
@@ -350,39 +310,10 @@ class CheckpointSaver:
         self._say(f'{error}\n  training goes on (checkpoint.on_failure = "continue"); the checkpoints before are whole')
 
 
-class _Reporter:
-    """Counts what is written and tells about it now and then."""
-
-    def __init__(self, beat: Callable[[str], None], say: Callable[[str], None] | None, parts: Parts) -> None:
-        self._beat, self._say = beat, say
-        self._total = sum(_bytes(tensors) for tensors in parts.values())
-        self._done = 0
-        self._next = time.monotonic() + SECONDS_BETWEEN_REPORTS
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        self._beat("writing a checkpoint")
-        if self._say is not None and time.monotonic() >= self._next:
-            self._next = time.monotonic() + SECONDS_BETWEEN_REPORTS
-            self._say(f"saving: rank 0 has written {self._done / GIB:.2f} of {self._total / GIB:.2f} GiB")
-
-
-def _bytes(tensors: list[Piece] | dict[str, Tensor]) -> int:
-    values = tensors.values() if isinstance(tensors, dict) else [piece.values for piece in tensors]
-    return sum(tensor.nbytes for tensor in values)
-
-
 def _outcome(parts: Future[dict[str, FileFacts]]) -> dict[str, FileFacts] | str:
     """What a rank tells the others: its files, or what went wrong."""
     error = parts.exception()
     return parts.result() if error is None else f"{type(error).__name__}: {error}"
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _cannot_write(error: OSError, where: Path) -> CheckpointError:

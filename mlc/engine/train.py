@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -230,7 +231,7 @@ class _Attempt:
     @contextmanager
     def _metrics(self, position: Position) -> Iterator[MetricsWriter | None]:
         """The run's metrics from `position` on; nothing on other ranks than 0."""
-        files: list[TextIO] = []
+        files: list[FileIO] = []
         from_rank_0(lambda: files.append(start_metrics(self.run_folder, position.step, self._own_fence())))
         if not files:
             yield None
@@ -282,10 +283,13 @@ class _Attempt:
         if self.ranks.rank != 0:
             return
         content = {"code": code, "reason": reason, "step": step}
-        if self.fence is not None:
-            self.fence.write(self.run_folder / EXIT_NAME, json_bytes(content))
-        elif self.run_folder.is_dir():  # refused before it took the run over
-            write_json(self.run_folder / EXIT_NAME, content)
+        try:
+            if self.fence is not None:
+                self.fence.write(self.run_folder / EXIT_NAME, json_bytes(content))
+            elif self.run_folder.is_dir():  # refused before it took the run over
+                write_json(self.run_folder / EXIT_NAME, content)
+        except OSError as error:  # a full disk, perhaps, which is what the run ends for
+            self.say(f"{EXIT_NAME} cannot be written: {error}")
 
     def say(self, line: str) -> None:
         """Tell people, on rank 0."""
