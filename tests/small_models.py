@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import sentencepiece
 import torch
-import xxhash
+from small_checkpoints import write_checkpoint
 
+from mlc.checkpoint.record import RECORD_NAME
 from mlc.model import build_training_model
-from mlc.model.saving import save_model_folder
+from mlc.model.saving import write_description
 from mlc.recipe import ModelSection
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[sMASK]", "[gMASK]", "[sop]", "[eop]", "[MLM]")
@@ -77,11 +78,10 @@ def make_checkpoint(
     seed: int = 1,
     complete: bool = True,
 ) -> Path:
-    """<run>/checkpoints/step-XXXXXXXX with random weights; `complete` False leaves out complete.json."""
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    (folder / "model").mkdir(parents=True)
-    tokenizer = train_tokenizer(folder / "model" / "tokenizer.model")
-    vocab_size = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer)).vocab_size()
+    """<run>/checkpoints/step-XXXXXXXX of two ranks, with random weights; `complete` False leaves out complete.json."""
+    with TemporaryDirectory() as name:
+        tokenizer = train_tokenizer(Path(name) / "tokenizer.model").read_bytes()
+    vocab_size = sentencepiece.SentencePieceProcessor(model_proto=tokenizer).vocab_size()
     model = build_training_model(section, vocab_size, SPECIAL_IDS, max_tokens, seed)
     if model.attention_pooling is not None:  # its start is mean pooling, which would hide a query that is not read
         query = model.attention_pooling.query
@@ -92,20 +92,17 @@ def make_checkpoint(
         "vocab_size": vocab_size,
         "special_ids": SPECIAL_IDS,
         "max_tokens": max_tokens,
-        "tokenizer_sha256": hashlib.sha256(tokenizer.read_bytes()).hexdigest(),
+        "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),
         "languages": ["de", "en", "no"],
         "contrastive": contrastive,
         "shards_sha256": "5" * 64,
         "step": step,
     }
-    save_model_folder(folder / "model", model.state_dict(), model.backbone_config, info)
-    if complete:
-        files = {
-            str(file.relative_to(folder)): {
-                "bytes": file.stat().st_size,
-                "xxh3": xxhash.xxh3_64_hexdigest(file.read_bytes()),
-            }
-            for file in sorted((folder / "model").iterdir())
-        }
-        (folder / "complete.json").write_text(json.dumps({"version": 1, "files": files}))
+    with TemporaryDirectory() as name:
+        write_description(Path(name), model.backbone_config, info)
+        files = {path.name: path.read_bytes() for path in Path(name).iterdir()}
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    folder = write_checkpoint(run, step, weights, model_files={**files, "tokenizer.model": tokenizer})
+    if not complete:
+        (folder / RECORD_NAME).unlink()
     return folder

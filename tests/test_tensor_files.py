@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mlc.errors import CheckpointError
-from mlc.files import BLOCK_BYTES, hash_file
+from mlc.files import hash_file
 from mlc.tensor_files import (
+    BLOCK_BYTES,
     DTYPE_NAMES,
     Layout,
     Piece,
@@ -318,7 +319,7 @@ def test_streamed_tensors_are_asked_for_one_by_one(tmp_path: Path) -> None:
 def test_writing_takes_no_memory_of_the_size_of_the_tensors(tmp_path: Path) -> None:
     tensor = torch.zeros(16 << 20)  # 64 MiB
     peak_bytes = peak_memory(lambda: write_tensors(tmp_path / "file", {"weight": tensor}))
-    assert peak_bytes < 6 * BLOCK_BYTES
+    assert peak_bytes < 8 << 20
 
 
 def peak_memory(work: object) -> int:

@@ -20,6 +20,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from faults_for_tests import install
+
 PRELOADED = (
     "deepspeed",
     "deepspeed.ops.adam",

@@ -291,16 +291,15 @@ def _refuse_while_in_progress(run: Path) -> None:
     On this host its process tells. From another one there is only the time of what it writes.
     """
     attempts = [path for path in (run / ATTEMPTS_NAME).glob("attempt-*") if path.is_dir()]
-    newest = max(attempts, default=None)
-    try:
-        owner = json.loads((newest or run).joinpath(OWNER_NAME).read_bytes())
-        host, pid = str(owner["host"]), int(owner["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # nothing that has begun to train
+    newest = max(attempts, default=run)
+    owner = _read_owner(newest) or _read_owner(run)
+    if owner is None:  # nothing that has begun to train
+        return
+    host, pid = owner
     if host == socket.gethostname():
         alive = _is_alive(pid)
     else:
-        alive = any(_age_seconds(path) < RECENT_SECONDS for path in (newest or run, run / "metrics.jsonl"))
+        alive = any(_age_seconds(path) < RECENT_SECONDS for path in (newest, run / "metrics.jsonl"))
     if alive:
         raise UsageError(
             "the run seems to be in progress",
@@ -308,6 +307,15 @@ def _refuse_while_in_progress(run: Path) -> None:
             where=str(run),
             hint="stop it first, or give --force if you know that it has ended",
         )
+
+
+def _read_owner(folder: Path) -> tuple[str, int] | None:
+    """Host and process of a start."""
+    try:
+        owner = json.loads((folder / OWNER_NAME).read_bytes())
+        return str(owner["host"]), int(owner["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_alive(pid: int) -> bool:

@@ -12,6 +12,25 @@ Out: a folder that `engine.load_checkpoint(OUT)` reads under ZeRO 1, 2 and 3 on 
 
 The format is what deepspeed/checkpoint/ds_to_universal.py writes and engine.load_checkpoint reads (DeepSpeed 0.19.8).
 Those files are pickles; nothing here reads them back.
+
+What a plain DeepSpeed script has to do:
+
+* Build a model whose parameters have the names and shapes of the checkpoint (`mlc.model`'s, or its own), put
+  {"checkpoint": {"load_universal": true}} into its DeepSpeed configuration, and call
+  `engine.load_checkpoint(OUT, load_lr_scheduler_states=False)`: a schedule's position is not in the checkpoint, as
+  the learning rate is a function of the recipe and the step (`schedule`, mlc/engine/schedule.py).
+* Set learning rate and weight decay of its own parameter groups; loading leaves them as they are. DeepSpeed copies
+  settings by the number of a group (ZeRO 1 and 2) or those of the first to all (ZeRO 3), and the groups of the
+  script are not known here. So only what is the same for all groups is written: betas and epsilon, where the recipe
+  is there. The rest is in the recipe, which `load_checkpoint` returns as client_state["mlc"]["recipe"]: token
+  embeddings (which the head is tied to) learn optimizer.embedding_learning_rate_scale times faster; vectors (norms,
+  biases) have no weight decay. Gradient clipping is in DeepSpeed's configuration.
+* Under ZeRO 3 with more than one parameter group and an optimizer of torch.optim, give every group a step counter
+  of its own after loading, since DeepSpeed hands one and the same tensor to all of them:
+  `for state in engine.optimizer.optimizer.state.values(): state["step"] = state["step"].clone()`.
+* Load frozen parameters and buffers itself (from `mlc checkpoints convert --to safetensors`): DeepSpeed fills only
+  what is trained.
+* Do without the loss scale of fp16, which starts anew, and without the queue of negatives.
 """
 
 from __future__ import annotations
@@ -28,12 +47,13 @@ import torch
 
 from mlc.checkpoint.record import Record
 from mlc.errors import CheckpointError
-from mlc.files import sync_folder
+from mlc.files import sync_file, sync_folder
 from mlc.recipe import TrainRecipe
 from mlc.tensor_files import PieceReader, read_whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MODEL_STATES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
+LATEST = "latest_universal"
 BYTES_PER_VALUE = 4
 
 
@@ -47,26 +67,7 @@ def write_universal(
     tag: str,
     progress: Callable[[int], None] = lambda count: None,
 ) -> int:
-    """Write a universal checkpoint, one tensor in memory at a time.
-
-    What a plain DeepSpeed script has to do:
-
-    * Build a model whose parameters have the names and shapes of the checkpoint (`mlc.model`'s, or its own), put
-      {"checkpoint": {"load_universal": true}} into its DeepSpeed configuration, and call
-      `engine.load_checkpoint(OUT, load_lr_scheduler_states=False)`: a schedule's position is not in the checkpoint, as
-      the learning rate is a function of the recipe and the step (`schedule`, mlc/engine/schedule.py).
-    * Set learning rate and weight decay of its own parameter groups; loading leaves them as they are. DeepSpeed copies
-      settings by the number of a group (ZeRO 1 and 2) or those of the first to all (ZeRO 3), and the groups of the
-      script are not known here. So only what is the same for all groups is written: betas and epsilon, where the recipe
-      is there. The rest is in the recipe, which `load_checkpoint` returns as client_state["mlc"]["recipe"]: token
-      embeddings (which the head is tied to) learn optimizer.embedding_learning_rate_scale times faster; vectors (norms,
-      biases) have no weight decay. Gradient clipping is in DeepSpeed's configuration.
-    * Under ZeRO 3 with more than one parameter group and an optimizer of torch.optim, give every group a step counter
-      of its own after loading, since DeepSpeed hands one and the same tensor to all of them:
-      `for state in engine.optimizer.optimizer.state.values(): state["step"] = state["step"].clone()`.
-    * Load frozen parameters and buffers itself (from `mlc checkpoints convert --to safetensors`): DeepSpeed fills only
-      what is trained.
-    * Do without the loss scale of fp16, which starts anew, and without the queue of negatives.
+    """Write a universal checkpoint, one tensor in memory at a time; the module's header says how to load it.
 
     Args:
         weights, optimizer: of the checkpoint's files.
@@ -104,7 +105,8 @@ def write_universal(
     _save(_optimizer_state(record, recipe, len(trained)), root / "zero" / "optimizer_state.pt")
     for name in MODEL_STATES:
         _save(_model_states(record, recipe), root / name)
-    (folder / "latest_universal").write_text(tag)
+    (folder / LATEST).write_text(tag)
+    sync_file(folder / LATEST)
     for made in (root / "zero", root, folder):
         sync_folder(made)
     return tensors

@@ -27,8 +27,8 @@ from mlc.model.modeling_glm import MlcGlmModel, MlcGlmRMSNorm
 Pooling = Literal["mean", "cls", "last", "attention"]
 
 TRAINING_ONLY = ("temperature.", "language_adversary.")
-"""Beginnings of the names of parameters that only the losses use: a model folder leaves them out, DeepSpeed's own files
-keep them for resuming."""
+"""Beginnings of the names of parameters that only the losses use: checkpoints keep them for resuming, a loaded model and
+`save_model_folder` leave them out."""
 
 
 class TiedHead(nn.Module):

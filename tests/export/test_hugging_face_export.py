@@ -196,11 +196,10 @@ def test_only_checkpoints_with_their_own_tokenizer_are_exported(tmp_path: Path) 
     export_model(folder, tmp_path / "out")
     with pytest.raises(UsageError, match="only checkpoints"):
         export_model(tmp_path / "out", tmp_path / "again")
-    (folder / "complete.json").write_text('{"version": 1, "files": {}}')
     tokenizer = folder / "model" / "tokenizer.model"
     tokenizer.write_bytes(tokenizer.read_bytes() + b"\x22\x00")  # an empty field: a readable model of other bytes
     with pytest.raises(CheckpointError, match="not the one of the training data"):
-        export_model(folder, tmp_path / "again")
+        export_model(folder / "model", tmp_path / "again")
 
 
 def test_command_says_what_was_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
