@@ -27,8 +27,8 @@ from mlc.model.modeling_glm import MlcGlmModel, MlcGlmRMSNorm
 Pooling = Literal["mean", "cls", "last", "attention"]
 
 TRAINING_ONLY = ("temperature.", "language_adversary.")
-"""Beginnings of the names of parameters that only the losses use: checkpoints keep them for resuming, a loaded model and
-`save_model_folder` leave them out."""
+"""Beginnings of the names of parameters that only the losses use: checkpoints keep them for resuming, a model that is
+loaded, and `save_model_folder`, leave them out."""
 
 
 class TiedHead(nn.Module):
