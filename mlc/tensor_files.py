@@ -270,7 +270,7 @@ class PieceReader:
     def _read(self, place: _Place, start: int, end: int) -> Tensor:
         try:
             values: Tensor = self._opened[place.file].get_slice(place.name)[start - place.start : end - place.start]
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError) as error:  # torch's mmap raises the last
             raise _unreadable(self._files[place.file], error) from None
         return values
 
@@ -284,7 +284,7 @@ class PieceReader:
         try:
             handle = self._stack.enter_context(safe_open(path, framework="pt"))
             shapes = {name: handle.get_slice(name).get_shape() for name in list(handle.keys())}
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError) as error:  # torch's mmap raises the last
             raise _unreadable(path, error) from None
         for name, shape in shapes.items():
             key, mark, start = name.rpartition(_MARK)

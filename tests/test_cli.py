@@ -266,6 +266,10 @@ def test_a_resolved_recipe_resolves_to_itself(
         ["prep", "build"],
         ["evaluate", "retrieval"],
         ["export"],
+        ["checkpoints", "list"],
+        ["checkpoints", "verify"],
+        ["checkpoints", "prune"],
+        ["checkpoints", "convert"],
     ],
     ids=" ".join,
 )
