@@ -96,7 +96,7 @@ class Bench:
         from mlc.data.corpus import Corpus
         from mlc.data.manifest import Manifest
         from mlc.distributed.ranks import find_ranks
-        from mlc.engine.construct import build_engine, prepare_process, start_process_group
+        from mlc.engine.construct import engine_for, prepare_process, start_process_group
         from mlc.engine.step import TrainingStep
         from mlc.recipe import TrainRecipe
 
@@ -110,27 +110,11 @@ class Bench:
             write_small_shards(self.folder / "shards", vocab_size=task["vocabulary"])
         barrier()
         manifest = Manifest.read(recipe.data.shards)
-        corpus, tokenizer = Corpus(recipe.data, manifest, seed=1), manifest.tokenizer
+        corpus = Corpus(recipe.data, manifest, seed=1)
         self.builder = BatchBuilder.of(recipe, corpus, rank=ranks.rank, world_size=ranks.world_size)
-        self.engine = build_engine(
-            recipe,
-            ranks,
-            vocab_size=tokenizer.vocab_size,
-            special_ids=tokenizer.special_ids,
-            token_counts=corpus.token_counts(tokenizer.vocab_size),
-            num_languages=len(corpus.languages),
-            device=device,
-        )
+        self.engine = engine_for(recipe, ranks, corpus, device)
         self.device = device
-        self.taker = TrainingStep(
-            self.engine,
-            recipe.objectives,
-            languages=len(corpus.languages),
-            seed=1,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            device=device,
-        )
+        self.taker = TrainingStep.of(self.engine, recipe, languages=len(corpus.languages), device=device)
         self.number = 0
 
     def step(self) -> None:

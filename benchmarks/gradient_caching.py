@@ -97,7 +97,7 @@ def measure(task: dict[str, Any]) -> None:
     from mlc.data.corpus import Corpus
     from mlc.data.manifest import Manifest
     from mlc.distributed.ranks import find_ranks
-    from mlc.engine.construct import build_engine, prepare_process, start_process_group
+    from mlc.engine.construct import engine_for, prepare_process, start_process_group
     from mlc.engine.step import TrainingStep, count_totals
     from mlc.recipe import TrainRecipe
 
@@ -105,26 +105,10 @@ def measure(task: dict[str, Any]) -> None:
     manifest = Manifest.read(recipe.data.shards)
     device = prepare_process(recipe, ranks)
     start_process_group()
-    corpus, tokenizer = Corpus(recipe.data, manifest, seed=1), manifest.tokenizer
+    corpus = Corpus(recipe.data, manifest, seed=1)
     builder = BatchBuilder.of(recipe, corpus, rank=ranks.rank, world_size=ranks.world_size)
-    engine = build_engine(
-        recipe,
-        ranks,
-        vocab_size=tokenizer.vocab_size,
-        special_ids=tokenizer.special_ids,
-        token_counts=corpus.token_counts(tokenizer.vocab_size),
-        num_languages=len(corpus.languages),
-        device=device,
-    )
-    step = TrainingStep(
-        engine,
-        recipe.objectives,
-        languages=len(corpus.languages),
-        seed=1,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device=device,
-    )
+    engine = engine_for(recipe, ranks, corpus, device)
+    step = TrainingStep.of(engine, recipe, languages=len(corpus.languages), device=device)
     seconds, before, peak = [], 0.0, 0.0
     for number in range(STEPS):
         batch = builder.build(number)

@@ -177,7 +177,7 @@ def steps_of_engine(shards: str, cases: list[EngineCase]) -> dict[tuple[str, int
     from deepspeed.utils import safe_get_full_grad
 
     from mlc.distributed.ranks import find_ranks
-    from mlc.engine.construct import build_engine, prepare_process, start_process_group
+    from mlc.engine.construct import engine_for, prepare_process, start_process_group
     from mlc.engine.step import TrainingStep, count_totals
 
     ranks, manifest, found = find_ranks(os.environ), Manifest.read(shards), {}
@@ -188,15 +188,7 @@ def steps_of_engine(shards: str, cases: list[EngineCase]) -> dict[tuple[str, int
             if not torch.distributed.is_initialized():
                 start_process_group()
             corpus = Corpus(recipe.data, manifest, seed=recipe.run.seed)
-            engine = build_engine(
-                recipe,
-                ranks,
-                vocab_size=manifest.tokenizer.vocab_size,
-                special_ids=manifest.tokenizer.special_ids,
-                token_counts=corpus.token_counts(manifest.tokenizer.vocab_size),
-                num_languages=len(corpus.languages),
-                device=device,
-            )
+            engine = engine_for(recipe, ranks, corpus, device)
             gradients: dict[str, Tensor] = {}
             take_step = engine.step
 
@@ -213,15 +205,7 @@ def steps_of_engine(shards: str, cases: list[EngineCase]) -> dict[tuple[str, int
             batch = rank_batch(recipe, manifest, ranks.rank, ranks.world_size)
             totals = count_totals(batch, device=device)
             queue = queued_pairs(whole_batch(recipe, manifest), 16) if case.queue else None
-            step_taker = TrainingStep(
-                engine,
-                recipe.objectives,
-                languages=len(corpus.languages),
-                seed=recipe.run.seed,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                device=device,
-            )
+            step_taker = TrainingStep.of(engine, recipe, languages=len(corpus.languages), device=device)
             cosines: dict[str, float] = {}
             if case.by_terms:
                 sums, cosines = step_taker.take_by_terms(batch, totals, queue)

@@ -224,15 +224,7 @@ def _found(recipe: TrainRecipe, place: _Place, queue: QueuedPairs | None) -> tup
     engine.step = step
     batch = _batch(recipe, place, ranks.rank, ranks.world_size, recipe.data.micro_batches)
     totals = count_totals(batch, device=place.device)
-    training_step = TrainingStep(
-        engine,
-        recipe.objectives,
-        languages=len(corpus.languages),
-        seed=recipe.run.seed,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device=place.device,
-    )
+    training_step = TrainingStep.of(engine, recipe, languages=len(corpus.languages), device=place.device)
     # Only fp16's scaled gradients overflow. DeepSpeed skips such a step and lowers the scale: the weights are the same.
     for _ in range(FP16_ATTEMPTS if recipe.run.precision == "fp16" else 1):
         skipped = engine.skipped_steps

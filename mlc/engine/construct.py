@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from mlc.data.batches import longest_row
+from mlc.data.corpus import Corpus
 from mlc.distributed.ranks import RankInfo, export_ranks
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.errors import RecipeError, UsageError
@@ -91,6 +92,20 @@ def start_process_group() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=COLLECTIVE_TIMEOUT
+    )
+
+
+def engine_for(recipe: TrainRecipe, ranks: RankInfo, corpus: Corpus, device: torch.device) -> Any:
+    """`build_engine` for a recipe's run on its corpus."""
+    tokenizer = corpus.manifest.tokenizer
+    return build_engine(
+        recipe,
+        ranks,
+        vocab_size=tokenizer.vocab_size,
+        special_ids=tokenizer.special_ids,
+        token_counts=corpus.token_counts(tokenizer.vocab_size),
+        num_languages=len(corpus.languages),
+        device=device,
     )
 
 

@@ -93,15 +93,7 @@ class TrainingLoop:
         self._stop, self._watchdog, self._fence = stop, watchdog, fence
         self._samples, self._device = samples, device
         self._updates = UpdateGuard(engine, recipe.divergence.gradient_norm_limit)
-        self._step = TrainingStep(
-            engine,
-            recipe.objectives,
-            languages=len(languages),
-            seed=recipe.run.seed,
-            rank=dist.get_rank(),
-            world_size=dist.get_world_size(),
-            device=device,
-        )
+        self._step = TrainingStep.of(engine, recipe, languages=len(languages), device=device)
         self._next_look = 0.0
         self.position = Position(0, 0, 0, 0)
 

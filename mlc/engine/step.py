@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mlc.data.batches import MicroBatch, RankBatch
@@ -36,6 +37,7 @@ from mlc.model.perturbation import EmbeddingPerturbation
 from mlc.objectives.info_nce import ContrastiveSums
 from mlc.objectives.joint import Term, joint_loss
 from mlc.objectives.token_losses import token_cross_entropy_sum
+from mlc.recipe import TrainRecipe
 from mlc.recipe_objectives import ObjectivesSection
 
 TERMS = ("contrastive", "micro_batch_contrastive", "glm", "mlm", "language_adversary")
@@ -137,6 +139,19 @@ class TrainingStep:
         self._perturbation: EmbeddingPerturbation | None = None
         if objectives.perturbation.weight:
             self._perturbation = EmbeddingPerturbation(engine.module, objectives.perturbation.size)
+
+    @classmethod
+    def of(cls, engine: Any, recipe: TrainRecipe, *, languages: int, device: torch.device) -> Self:
+        """The steps of a recipe's run, on one of its ranks."""
+        return cls(
+            engine,
+            recipe.objectives,
+            languages=languages,
+            seed=recipe.run.seed,
+            rank=dist.get_rank(),
+            world_size=dist.get_world_size(),
+            device=device,
+        )
 
     def take(self, batch: RankBatch, totals: Totals, queue: QueuedPairs | None = None) -> StepSums:
         """Forward, backward and update for one global batch; a collective.

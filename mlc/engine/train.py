@@ -29,7 +29,7 @@ from mlc.data.manifest import Manifest
 from mlc.distributed.agree import from_rank_0
 from mlc.distributed.ranks import RankInfo, find_job
 from mlc.engine.changes import check_changes, notes_on, plan_of
-from mlc.engine.construct import build_engine, parameter_count, prepare_process, start_process_group
+from mlc.engine.construct import engine_for, parameter_count, prepare_process, start_process_group
 from mlc.engine.divergence import SKIPPED_NAME, DivergenceGuard, SkippedBatches
 from mlc.engine.engine_state import EngineState
 from mlc.engine.loop import Outcome, TrainingLoop
@@ -316,15 +316,7 @@ class _Parts:
 
 def _build(recipe: TrainRecipe, ranks: RankInfo, manifest: Manifest, corpus: Corpus, device: torch.device) -> _Parts:
     tokenizer = manifest.tokenizer
-    engine = build_engine(
-        recipe,
-        ranks,
-        vocab_size=tokenizer.vocab_size,
-        special_ids=tokenizer.special_ids,
-        token_counts=corpus.token_counts(tokenizer.vocab_size),
-        num_languages=len(corpus.languages),
-        device=device,
-    )
+    engine = engine_for(recipe, ranks, corpus, device)
     queue = build_momentum_queue(
         recipe, engine, vocab_size=tokenizer.vocab_size, special_ids=tokenizer.special_ids, device=device
     )

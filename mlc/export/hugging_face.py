@@ -33,7 +33,7 @@ from transformers import AutoModel, AutoTokenizer
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.export.model_card import model_card
 from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
-from mlc.files import write_json
+from mlc.files import sync_file, sync_folder, write_json
 from mlc.model.build import encoder_of
 from mlc.tasks.encoder import Representation, TextEncoder, choose_representation, pool_states
 from mlc.tasks.loading import (
@@ -138,8 +138,8 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 def _put_in_place(partial: Path, out: Path) -> None:
     for file in partial.iterdir():
         shutil.copymode(partial / DESCRIPTION_FILE, file)  # safetensors makes files that only their owner can read
-        _sync(file)
-    _sync(partial)
+        sync_file(file)
+    sync_folder(partial)
     if out.exists():
         old = out.with_name(f".{out.name}.old-{uuid.uuid4().hex[:8]}")
         os.replace(out, old)
@@ -147,7 +147,7 @@ def _put_in_place(partial: Path, out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         os.replace(partial, out)
-    _sync(out.parent)
+    sync_folder(out.parent)
 
 
 def _write_model(loaded: LoadedModel, folder: Path) -> None:
@@ -291,11 +291,3 @@ def _encode_with_transformers(
         vectors.append(torch.nn.functional.normalize(pooled, dim=-1))
     result: NDArray[np.float32] = torch.cat(vectors).numpy()
     return result
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -56,25 +56,9 @@ class Trainer:
             construct.start_process_group()
         corpus = Corpus(recipe.data, manifest, seed=1)
         with mock.patch.object(construct, "build_training_model", with_more(construct.build_training_model)):
-            self.engine = construct.build_engine(
-                recipe,
-                ranks,
-                vocab_size=manifest.tokenizer.vocab_size,
-                special_ids=manifest.tokenizer.special_ids,
-                token_counts=corpus.token_counts(manifest.tokenizer.vocab_size),
-                num_languages=len(corpus.languages),
-                device=device,
-            )
+            self.engine = construct.engine_for(recipe, ranks, corpus, device)
         self.builder = BatchBuilder.of(recipe, corpus, rank=ranks.rank, world_size=ranks.world_size)
-        self.taker = TrainingStep(
-            self.engine,
-            recipe.objectives,
-            languages=len(corpus.languages),
-            seed=1,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            device=device,
-        )
+        self.taker = TrainingStep.of(self.engine, recipe, languages=len(corpus.languages), device=device)
 
     def step(self, number: int) -> float:
         from mlc.engine.step import count_totals
