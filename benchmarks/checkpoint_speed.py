@@ -115,7 +115,7 @@ class Bench:
         self.engine = engine_for(recipe, ranks, corpus, device)
         self.device = device
         self.taker = TrainingStep.of(self.engine, recipe, languages=len(corpus.languages), device=device)
-        self.number = 0
+        self.number = self.saving = 0
 
     def step(self) -> None:
         from mlc.engine.step import count_totals
@@ -150,6 +150,7 @@ def measure(task: dict[str, Any]) -> None:
         return result
 
     def save(*, behind: bool) -> None:
+        bench.saving = bench.number
         saver.save(Position(step=bench.number, batch=bench.number), guard, must_succeed=True, behind=behind)
 
     for repeat in range(task["repeats"] + 1):
@@ -193,21 +194,23 @@ def measure(task: dict[str, Any]) -> None:
 
 def lost(bench: Bench, note: Any, saver: Any, save: Callable[..., None], seconds: dict[str, list[float]]) -> None:
     """Steps until a save in the background is in place, against as many steps without one."""
+    import torch
     import torch.distributed as dist
+
+    from mlc.engine.signals import RankSignals
 
     barrier()
     started = time.perf_counter()
     save(behind=True)
-    blocked, steps, settled = time.perf_counter() - started, 0, False
-    while not settled:
+    blocked, steps = time.perf_counter() - started, 0
+    while saver.saved_step != bench.saving:
         bench.step()
         steps += 1
-        answers: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(answers, saver.written)
-        if settled := all(answers):
-            at = time.perf_counter()
-            saver.settle()
-            blocked += time.perf_counter() - at
+        own = torch.tensor([saver.written, saver.placed], dtype=torch.int64)
+        dist.all_reduce(own)  # in a run these counts travel with the batch's
+        at = time.perf_counter()
+        saver.go_on(RankSignals(written=int(own[0]), placed=int(own[1])))
+        blocked += time.perf_counter() - at
     barrier()
     with_save = time.perf_counter() - started
     started = time.perf_counter()

@@ -160,7 +160,11 @@ class TrainingLoop:
             self._next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
             fenced = not self._fence.holds()
         return RankSignals(
-            stop=self._stop.stop is not None, save=self._stop.save, written=self._saver.written, fenced=fenced
+            stop=self._stop.stop is not None,
+            save=self._stop.save,
+            written=self._saver.written,
+            placed=self._saver.placed,
+            fenced=fenced,
         )
 
     def _obey(self, signals: RankSignals, writer: MetricsWriter | None) -> str | None:
@@ -169,8 +173,7 @@ class TrainingLoop:
             if self._fence is not None:
                 self._fence.check()
             raise FencedError("another start owns this run by now", where=self._recipe.run.folder)
-        if signals.written == dist.get_world_size():
-            self._saver.settle()
+        self._saver.go_on(signals)
         if signals.stop:
             self._save(writer, must_succeed=True)
             causes: list[Any] = [None] * dist.get_world_size()

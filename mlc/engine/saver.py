@@ -3,12 +3,14 @@
 In:  the state of a run at an optimizer-step boundary.
 Out: `checkpoints/step-00001000/`, complete or absent; docs/checkpoints.md says what is in it.
 
-A save has three parts. Rank 0 makes a folder inside the attempt's own folder (mlc.checkpoint.fence). Every rank writes
-its files there, synced and hashed on the way: at once, or from a copy by a thread while training goes on. Then the
-ranks tell each other how it went, and rank 0 writes `complete.json` and renames the folder.
+1. Rank 0 makes a folder inside the attempt's own folder (mlc.checkpoint.fence).
+2. Every rank writes its files there, synced and hashed on the way: in a thread, and from a copy if training goes on.
+3. Once all have, they tell each other sizes and hashes, or what went wrong.
+4. Rank 0 writes what is no tensor, `complete.json` last, and renames the folder: in a thread, too.
+5. Once it has, all ranks hear how that went.
 
-A thread talks to no other rank. That all parts are written is known from the counts that ranks share at every step
-(mlc.engine.signals), so the thread needs no communication of its own and settling happens at one step on all ranks.
+Threads talk to no other rank. That all parts are written (3) and the folder is in place (5) travels with the counts
+that ranks share at every step (mlc.engine.signals), so each of these happens at one step on all ranks.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from mlc.engine.divergence import DivergenceGuard
 from mlc.engine.engine_state import EngineState
 from mlc.engine.momentum import MomentumQueue
 from mlc.engine.parts import GIB, HostCopies, parts_of, write_parts
+from mlc.engine.signals import RankSignals
 from mlc.errors import CheckpointError, FencedError, MlcError
 from mlc.files import FileFacts, hash_file, sync_file
 from mlc.model.saving import write_description
@@ -74,6 +77,8 @@ class _Save:
 
     Attributes:
         parts: what this rank wrote, once it is written.
+        placing: whether all ranks know of each other's parts.
+        placed: on rank 0, then: done once the checkpoint is in place.
     """
 
     folder: Path
@@ -81,6 +86,8 @@ class _Save:
     started: float
     must_succeed: bool
     parts: Future[dict[str, FileFacts]]
+    placing: bool = False
+    placed: Future[None] | None = None
 
 
 class CheckpointSaver:
@@ -131,8 +138,13 @@ class CheckpointSaver:
 
     @property
     def written(self) -> bool:
-        """Whether this rank has written its part of a save in flight, or failed to."""
-        return self._flight is not None and self._flight.parts.done()
+        """Whether this rank has written its part of a save in flight, or failed to, and others do not know yet."""
+        return self._flight is not None and not self._flight.placing and self._flight.parts.done()
+
+    @property
+    def placed(self) -> bool:
+        """On rank 0: whether the save in flight is in place, or failed, and others do not know yet."""
+        return self._flight is not None and self._flight.placed is not None and self._flight.placed.done()
 
     def save(
         self,
@@ -175,22 +187,43 @@ class CheckpointSaver:
             self.finish()
         self.seconds = time.perf_counter() - started
 
+    def go_on(self, signals: RankSignals) -> None:
+        """Do what is next for a save in flight, if it can be done at once; a collective; errors as in `save`.
+
+        Args:
+            signals: summed over the ranks.
+        """
+        if signals.written == self._world_size:
+            self._share_parts()
+        elif signals.placed:
+            self._settle()
+
     def finish(self) -> None:
-        """Wait for the save in flight, if there is one, and settle it; a collective; errors as in `save`."""
+        """Wait for the save in flight, if there is one, until it is in place; a collective; errors as in `save`."""
         if self._flight is None:
             return
-        wait([self._flight.parts])
-        self.settle()
+        if not self._flight.placing:
+            wait([self._flight.parts])
+            self._share_parts()
+        self._settle()
 
-    def settle(self) -> None:
-        """Put a save in place that every rank has written its part of; a collective; errors as in `save`."""
-        save, self._flight = self._flight, None
+    def _share_parts(self) -> None:
+        save = self._flight
         assert save is not None
         started = time.perf_counter()
         answers: list[Any] = [None] * self._world_size
         dist.all_gather_object(answers, _outcome(save.parts))
+        save.placing = True
+        if self._rank == 0:
+            save.placed = self._writer.submit(self._put_in_place, save, answers)
+        self.seconds += time.perf_counter() - started
+
+    def _settle(self) -> None:
+        save, self._flight = self._flight, None
+        assert save is not None
+        started = time.perf_counter()
         try:
-            from_rank_0(lambda: self._put_in_place(save, answers))
+            from_rank_0(lambda: save.placed.result() if save.placed else None)
             self.saved_step = save.record.position.step
             self.longest_seconds = max(self.longest_seconds, time.perf_counter() - save.started)
         except MlcError as error:
@@ -252,7 +285,7 @@ class CheckpointSaver:
             )
 
     def _put_in_place(self, save: _Save, answers: list[Any]) -> None:
-        """On rank 0, once every rank is done: describe, rename, and delete what is no longer kept."""
+        """On rank 0, in a thread: describe, rename, and have deleted what is no longer kept."""
         assert self._fence is not None
         problems = [f"rank {rank}: {answer}" for rank, answer in enumerate(answers) if isinstance(answer, str)]
         if problems:

@@ -16,12 +16,14 @@ class RankSignals(NamedTuple):
         stop: was asked to save and end.
         save: was asked to save and go on.
         written: has written its part of the checkpoint in flight, or failed to.
+        placed: (rank 0) has put that checkpoint in place, or failed to.
         fenced: no longer owns the run.
     """
 
     stop: int = 0
     save: int = 0
     written: int = 0
+    placed: int = 0
     fenced: int = 0
 
 
