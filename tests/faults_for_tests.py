@@ -13,20 +13,25 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+LONGEST_SECONDS_HELD = 120.0
+
 
 @dataclass(frozen=True)
 class Fault:
-    """One of three kinds.
+    """One of four kinds.
 
     Attributes:
         rank: on which; None = on all.
         call: "module:Class.function" as its caller finds it. Before call number `number`, from 1, the process sends
             itself `signal`. Only calls with `argument` in the text of an argument count.
+        held_until: another function: from call number `number` on, each call waits instead until that one has been
+            called twice more, by another thread.
         batches: global batches whose loss (`of_loss`) or whose gradient alone is multiplied by `factor`.
         largest_file_bytes: no file of this process gets longer: the kernel refuses the write, as it does beyond a disk
             quota, while the disk has space.
@@ -37,6 +42,7 @@ class Fault:
     argument: str = ""
     number: int = 1
     signal: int = signal.SIGKILL
+    held_until: str = ""
     batches: tuple[int, ...] = ()
     factor: float = float("nan")
     of_loss: bool = True
@@ -47,7 +53,9 @@ def install(faults: Sequence[Mapping[str, Any]]) -> None:
     """In a rank, before it starts."""
     for content in faults:
         fault = Fault(**content)
-        if fault.call:
+        if fault.held_until:
+            _hold_call(fault)
+        elif fault.call:
             _signal_at_call(fault)
         if fault.batches:
             _change_loss(fault)
@@ -62,7 +70,7 @@ class SmallDisk:
         self.folder, self._mib, self._ballast = folder, mib, folder / "ballast"
 
     def __enter__(self) -> SmallDisk:
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         _mount("-t", "tmpfs", "-o", f"size={self._mib}m", "tmpfs", str(self.folder))
         return self
 
@@ -90,7 +98,7 @@ class SmallDisk:
 def failing_disk(folder: Path) -> Iterator[Callable[[], None]]:
     """A file system on `folder`, and what turns it read-only under open files, as the kernel does after an error."""
     image = folder.with_suffix(".image")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with image.open("wb") as file:
         file.truncate(32 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
@@ -140,6 +148,36 @@ def _signal_at_call(fault: Fault) -> None:
         return function(*args, **kwargs)
 
     setattr(owner, name, faulty)
+
+
+def _hold_call(fault: Fault) -> None:
+    """As a slow disk does, but for as long as it takes."""
+    happened, calls, waited_for = threading.Condition(), 0, 0
+    owner, name = _find(fault.call)
+    function = getattr(owner, name)
+    other_owner, other_name = _find(fault.held_until)
+    other = getattr(other_owner, other_name)
+
+    @functools.wraps(function)
+    def held(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= fault.number:
+            with happened:
+                until = waited_for + 2
+                happened.wait_for(lambda: waited_for >= until, LONGEST_SECONDS_HELD)
+        return function(*args, **kwargs)
+
+    @functools.wraps(other)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal waited_for
+        with happened:
+            waited_for += 1
+            happened.notify_all()
+        return other(*args, **kwargs)
+
+    setattr(owner, name, held)
+    setattr(other_owner, other_name, noted)
 
 
 def _change_loss(fault: Fault) -> None:

@@ -1,4 +1,4 @@
-"""Starts of `mlc train` as real processes, for tests: alone as users start them, or forked from a server, which is fast.
+"""Starts of `mlc train` as real processes, for tests: as users start them, or forked from a server, which is fast.
 
 What two such runs came to is compared here too.
 """

@@ -103,8 +103,6 @@ def _become_rank(request: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = ["mlc", *request["arguments"]]
-    from faults_for_tests import install
-
     from mlc.cli import main as run
 
     install(request["faults"])

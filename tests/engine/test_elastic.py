@@ -128,7 +128,8 @@ class Weights:
 
     def __init__(self, record: Record, weights: PieceReader, moments: PieceReader) -> None:
         self.record, self._weights, self._moments = record, weights, moments
-        self.names = sorted(key.removeprefix("exp_avg/") for key in moments.keys() if key.startswith("exp_avg/"))
+        keys = moments.keys()
+        self.names = sorted(key.removeprefix("exp_avg/") for key in keys if key.startswith("exp_avg/"))
 
     def weight(self, name: str) -> torch.Tensor:
         return read_whole(self._weights, name, self.record.parameters[name]).double()

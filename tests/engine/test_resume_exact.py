@@ -43,10 +43,11 @@ class Case:
 
 
 QUICK = (
-    Case(3, "bf16", 2, asynchronous=True, queue=True, micro_batches=2),
+    Case(3, "fp32", 2, asynchronous=True, queue=True, micro_batches=2),
     Case(1, "bf16", 1, asynchronous=False),
 )
 SLOW = (
+    Case(3, "bf16", 2, asynchronous=True, queue=True, micro_batches=2),
     Case(1, "bf16", 2, asynchronous=True, micro_batches=2),
     Case(1, "fp32", 2, asynchronous=True),
     Case(2, "bf16", 2, asynchronous=False),
@@ -109,6 +110,28 @@ def test_a_broken_run_ends_as_an_unbroken_one(case: Case, server: TrainingServer
     assert [line["step"] for line in read_metrics(broken)] == list(range(1, TOTAL_STEPS + 1))
     assert list(broken.glob("metrics.discarded-*.jsonl"))
     assert_same_end(broken, unbroken)
+
+
+def test_a_save_in_the_background_holds_the_step_it_was_begun_at(server: TrainingServer, tmp_path: Path) -> None:
+    """However long it takes: here each of its files waits for two more updates of the weights."""
+    recipe = write_recipe(
+        tmp_path,
+        objectives={"contrastive": {"weight": 1.0, "queue": {"size": 24, "momentum": 0.9}}},
+        schedule={"total_steps": 22, "warmup_steps": 0},
+        checkpoint={"every_steps": 10},  # a save must not wait for the one before
+    )
+    waiting, behind = tmp_path / "waiting", tmp_path / "behind"
+    training = server.start(recipe, waiting, "checkpoint.asynchronous=false", "checkpoint.keep_last=9", world_size=1)
+    assert training.wait() == [0], training.text
+    held = Fault(call="mlc.tensor_files:stream_tensors", held_until="mlc.engine.step:TrainingStep.take")
+    kill = Fault(call="mlc.tensor_files:stream_tensors", number=5)  # the first file of the second save
+    training = server.start(recipe, behind, world_size=1, faults=[held, kill])
+    assert training.wait() == [-signal.SIGKILL], training.text
+    (checkpoint,) = (behind / "checkpoints").glob("step-*")
+    names = sorted(path.relative_to(checkpoint) for path in checkpoint.rglob("*.safetensors"))
+    assert len(names) == 4
+    for name in names:
+        assert (checkpoint / name).read_bytes() == (waiting / "checkpoints" / checkpoint.name / name).read_bytes(), name
 
 
 def newest_step(run_folder: Path) -> int:
