@@ -24,7 +24,7 @@ from study_plan import Budget, Run, Study, count_steps
 from study_queue import LOG, RECIPE, Ending, Tick, last_lines, note_holders, read_json
 from study_score import split_parallel_texts
 
-from mlc.engine.checkpoint import complete_checkpoints
+from mlc.checkpoint.record import complete_checkpoints
 from mlc.engine.metrics import read_metrics
 from mlc.errors import EXIT_SAVED, MlcError
 
