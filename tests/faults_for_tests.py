@@ -144,7 +144,8 @@ def _signal_at_call(fault: Fault) -> None:
         calls += not fault.argument or any(fault.argument in str(argument) for argument in (*args, *kwargs.values()))
         if calls == fault.number and not over:
             over = True
-            os.kill(os.getpid(), fault.signal)
+            # At this thread: one at the process may be taken by another thread, and this one runs on until it is.
+            signal.pthread_kill(threading.get_ident(), fault.signal)
         return function(*args, **kwargs)
 
     setattr(owner, name, faulty)
