@@ -25,7 +25,14 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from mlc.checkpoint.fence import ATTEMPTS_NAME, OWNER_NAME
-from mlc.checkpoint.record import RECORD_NAME, Record, checkpoint_folders, complete_checkpoints, step_of
+from mlc.checkpoint.record import (
+    RECORD_NAME,
+    Record,
+    checkpoint_folders,
+    complete_checkpoints,
+    is_amid_bad_steps,
+    step_of,
+)
 from mlc.checkpoint.retention import remove, superseded
 from mlc.checkpoint.verify import damage
 from mlc.config import read_recipe
@@ -136,7 +143,8 @@ def prune(
     doomed: list[Path] = []
     if keep_last is not None:
         every = _keep_every_of(run) if keep_every is None else keep_every
-        doomed += superseded(complete, keep_last=keep_last, keep_every=every)
+        amid = [folder for folder in complete if is_amid_bad_steps(folder)]
+        doomed += superseded(complete, keep_last=keep_last, keep_every=every, amid_bad_steps=amid)
     sound = len(doomed)
     if damaged:
         doomed += [*_damaged_folders(run), *(f for f in checkpoint_folders(run) if f not in complete)]

@@ -25,10 +25,12 @@ import pydantic
 import xxhash
 
 from mlc.config import NonNegative, Positive
-from mlc.errors import CheckpointError, RecipeError
+from mlc.errors import CheckpointError, MlcError, RecipeError
 from mlc.files import FileFacts, json_bytes, sync_folder
 
 RECORD_NAME = "complete.json"
+LATEST_NAME = "latest"
+"""Beside the checkpoints, for people and scripts: the name of the newest."""
 VERSION = 2
 
 _STEP_FOLDER = re.compile(r"step-([0-9]{8,})")
@@ -200,6 +202,17 @@ def checkpoint_folders(run_folder: Path) -> list[Path]:
 def complete_checkpoints(run_folder: Path) -> list[Path]:
     """The folders that have a `complete.json`, oldest first. Nothing in them is read."""
     return [folder for folder in checkpoint_folders(run_folder) if (folder / RECORD_NAME).is_file()]
+
+
+def is_amid_bad_steps(folder: Path) -> bool:
+    """Whether a checkpoint was saved between bad steps: a run goes on from it, but does not return to it.
+
+    False where its record cannot be read.
+    """
+    try:
+        return bool(Record.read(folder).bad_row)
+    except (MlcError, OSError):
+        return False
 
 
 def is_damage(error: OSError) -> bool:

@@ -9,25 +9,35 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mlc.checkpoint.record import step_of
 from mlc.files import sync_folder
 
 
-def superseded(folders: Sequence[Path], *, keep_last: int, keep_every: int) -> list[Path]:
+def superseded(
+    folders: Sequence[Path], *, keep_last: int, keep_every: int, amid_bad_steps: Collection[Path] = ()
+) -> list[Path]:
     """The checkpoints that are no longer kept, oldest first.
 
     Args:
         folders: complete checkpoints, in any order. One that has not the name of a step is not judged and stays.
         keep_last: so many newest are kept, at least 1.
         keep_every: every one whose step is a multiple of this is kept too; 0 = none.
+        amid_bad_steps: those to which the run does not return (mlc.checkpoint.record). They take no other's place, and
+            go once there is a later one to which it does.
     """
     assert keep_last >= 1, "the newest checkpoint is the run"
     steps = {step: folder for folder in folders if (step := step_of(folder)) is not None}
-    old = sorted(steps)[:-keep_last]
-    return [steps[step] for step in old if not keep_every or step % keep_every]
+    lasting = [step for step in sorted(steps) if steps[step] not in amid_bad_steps]
+    kept = {step for place, step in enumerate(reversed(lasting)) if place < keep_last or _is_multiple(step, keep_every)}
+    newest = lasting[-1] if lasting else -1
+    return [steps[step] for step in sorted(steps) if step not in kept and step <= newest]
+
+
+def _is_multiple(step: int, keep_every: int) -> bool:
+    return bool(keep_every) and step % keep_every == 0
 
 
 def remove(folder: Path, trash: Path) -> None:

@@ -31,7 +31,7 @@ from mlc.recipe import DivergenceSection
 SKIPPED_NAME = "skipped.json"
 VERSION = 1
 Precision = Literal["fp32", "bf16", "fp16"]
-Verdict = Literal["good", "skip", "roll_back", "stop"]
+Verdict = Literal["good", "skip", "roll_back"]
 Number = Annotated[int, pydantic.Field(ge=0)]
 
 
@@ -175,9 +175,10 @@ class DivergenceGuard:
     """Judges every step of a run, from its last start or return on.
 
     Bad steps in a row are counted. `skip_updates` of them lose their update and nothing else; one more is a reason to
-    return to the last checkpoint and to step over the batches of the whole row; but not more than `roll_backs` times
-    to one and the same checkpoint: then the weights in it, or the recipe, are what is bad. A good step ends the row. A
-    step that loss scaling left out says nothing about the run: it is no bad step, and it does not end a row.
+    return to a checkpoint from before the row and to step over the batches of all of it; but not more than
+    `roll_backs` times to one and the same checkpoint: then the weights in it, or the recipe, are what is bad. A good
+    step ends the row. A step that loss scaling left out says nothing about the run: it is no bad step, and it does not
+    end a row.
 
     A verdict depends on the arguments alone, and these come from collectives (sums and norms over all ranks), so all
     ranks reach the same one without asking each other.
@@ -216,20 +217,17 @@ class DivergenceGuard:
         """What was bad about the last bad step, and how many there were; for the log and for skipped.json."""
         return self._reason
 
-    def judge(
-        self, step: int, batch: int, *, loss: float, grad_norm: float | None, update_skipped: bool, last_checkpoint: int
-    ) -> Verdict:
+    def judge(self, step: int, batch: int, *, loss: float, grad_norm: float | None, update_skipped: bool) -> Verdict:
         """Judge one step; once for every step, in their order.
 
         Args:
             step: steps taken, with this one.
             batch: number of its global batch.
             loss, grad_norm, update_skipped: see `what_is_bad`.
-            last_checkpoint: step of the checkpoint that the run would return to; 0 = its start.
 
         Returns:
-            "good": go on. "skip": the update is to be left out, or was; go on. "roll_back": return to the last
-            checkpoint, step over `row`, and go on from there with a new guard. "stop": end the run.
+            "good": go on. "skip": the update is to be left out, or was; go on. "roll_back": return to a checkpoint
+            (`may_return_to`), step over `row`, and go on from there with a new guard.
         """
         bad = what_is_bad(
             loss=loss,
@@ -246,7 +244,11 @@ class DivergenceGuard:
         self._reason = f"step {step}, batch {batch}: {bad} ({len(self._row)} bad steps in a row)"
         if len(self._row) <= self._section.skip_updates:
             return "skip"
-        return "roll_back" if self._skipped.returns_to(last_checkpoint) < self._section.roll_backs else "stop"
+        return "roll_back"
+
+    def may_return_to(self, step: int) -> bool:
+        """Whether the run may return once more to the checkpoint of that step."""
+        return self._skipped.returns_to(step) < self._section.roll_backs
 
 
 def _is_loss_scaling(*, grad_norm: float | None, update_skipped: bool, precision: Precision) -> bool:

@@ -122,10 +122,9 @@ class TrainingLoop:
                 loss=metrics["loss"],
                 grad_norm=self._gradient_norm(),
                 update_skipped=self._updates.left_out,
-                last_checkpoint=self._saver.saved_step or 0,
             )
-            if verdict in ("roll_back", "stop"):
-                return Outcome("roll_back" if verdict == "roll_back" else "diverged", guard.reason)
+            if verdict == "roll_back":
+                return Outcome("roll_back", guard.reason)
             if self._queue is not None and verdict == "good":
                 self._queue.advance(batch)
             self._advance(batch, totals)
@@ -251,12 +250,16 @@ class TrainingLoop:
         self._saver.finish()
         if self._saver.saved_step == self.position.step:
             return
-        sync_metrics = _nothing if writer is None else writer.sync
         self._saver.save(
-            self.position, self._guard, first=sync_metrics, must_succeed=must_succeed, behind=not must_succeed
+            self.position,
+            self._guard,
+            first=_nothing if writer is None else writer.sync,
+            own=_nothing if self._samples is None else self._samples.sync,
+            must_succeed=must_succeed,
+            behind=not must_succeed,
         )
         self._stop.seen(save_seconds=self._saver.longest_seconds)
 
 
 def _nothing() -> None:
-    """Other ranks than 0 have no metrics to sync."""
+    """Other ranks than 0 have no metrics to sync, and most runs no log of samples."""

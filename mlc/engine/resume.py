@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mlc.checkpoint.fence import Fence
-from mlc.checkpoint.record import Record, checkpoint_folders
+from mlc.checkpoint.record import LATEST_NAME, Record, checkpoint_folders
+from mlc.checkpoint.retention import remove
 from mlc.checkpoint.verify import damage, set_aside
 from mlc.distributed.agree import from_rank_0
 from mlc.engine.engine_state import EngineState, check_complete
@@ -50,7 +51,12 @@ def newest_readable(run_folder: Path) -> Start | None:
 
 
 def newest_verified(
-    run_folder: Path, fence: Fence | None, beat: Callable[[str], None], say: Callable[[str], None]
+    run_folder: Path,
+    fence: Fence | None,
+    beat: Callable[[str], None],
+    say: Callable[[str], None],
+    *,
+    to_return: bool = False,
 ) -> Start | None:
     """The newest checkpoint that verifies; a collective. What does not verify is set aside, with a line that says why.
 
@@ -59,6 +65,8 @@ def newest_verified(
         fence: on rank 0; None elsewhere.
         beat: called while files are read.
         say: called on rank 0.
+        to_return: one that was saved amid bad steps does not count, so that a run which was stopped there returns to
+            where it would have returned without.
 
     Returns:
         None where there is none.
@@ -66,7 +74,7 @@ def newest_verified(
     Raises:
         RecipeError: the newest is of another version of this program.
     """
-    while (found := from_rank_0(lambda: _newest(run_folder))) is not None:
+    while (found := from_rank_0(lambda: _newest(run_folder, to_return))) is not None:
         folder, record = found
         if isinstance(record, str):
             problem = record
@@ -76,6 +84,29 @@ def newest_verified(
             problem = damaged
         from_rank_0(lambda folder=folder, problem=problem: _set_aside(folder, problem, fence, say))  # type: ignore[misc]
     return None
+
+
+def forget_later(start: Start, run_folder: Path, fence: Fence) -> None:
+    """Delete the checkpoints after the one that a run returns to, on rank 0: they lead to the steps it takes back.
+
+    Raises:
+        FencedError: another start owns the run.
+        CheckpointError: one cannot be deleted.
+    """
+    later = [folder for folder in checkpoint_folders(run_folder) if folder.name > start.folder.name]
+    try:
+        for folder in reversed(later):
+            remove(folder, fence.work)
+        if later:
+            fence.write(start.folder.parent / LATEST_NAME, f"{start.folder.name}\n".encode())
+    except OSError as error:
+        fence.check()
+        raise CheckpointError(
+            "a checkpoint after the one that the run returns to cannot be deleted",
+            found=str(error),
+            where=str(start.folder.parent),
+            hint="look at permissions and the file server, and start again",
+        ) from None
 
 
 def load(start: Start, state: EngineState, queue: MomentumQueue | None) -> bool:
@@ -104,17 +135,18 @@ def load(start: Start, state: EngineState, queue: MomentumQueue | None) -> bool:
     return True
 
 
-def _newest(run_folder: Path) -> tuple[Path, Record | str] | None:
+def _newest(run_folder: Path, to_return: bool) -> tuple[Path, Record | str] | None:
     """The newest folder with what it says of itself, or what is wrong with that."""
-    folders = checkpoint_folders(run_folder)
-    if not folders:
-        return None
-    try:
-        return folders[-1], Record.read(folders[-1])
-    except CheckpointError as error:
-        return folders[-1], str(error)
-    except OSError as error:
-        raise _unreadable(folders[-1], error) from None
+    for folder in reversed(checkpoint_folders(run_folder)):
+        try:
+            record = Record.read(folder)
+        except CheckpointError as error:
+            return folder, str(error)
+        except OSError as error:
+            raise _unreadable(folder, error) from None
+        if not (to_return and record.bad_row):
+            return folder, record
+    return None
 
 
 def _unreadable(folder: Path, error: OSError) -> CheckpointError:

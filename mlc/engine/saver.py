@@ -28,20 +28,27 @@ import torch
 import torch.distributed as dist
 
 from mlc.checkpoint.fence import Fence
-from mlc.checkpoint.record import Plan, Position, Record, complete_checkpoints, step_name
+from mlc.checkpoint.record import (
+    LATEST_NAME,
+    Plan,
+    Position,
+    Record,
+    complete_checkpoints,
+    is_amid_bad_steps,
+    step_name,
+)
 from mlc.checkpoint.retention import remove, superseded
 from mlc.distributed.agree import from_rank_0
 from mlc.engine.divergence import DivergenceGuard
 from mlc.engine.engine_state import EngineState
 from mlc.engine.momentum import MomentumQueue
-from mlc.engine.parts import GIB, HostCopies, parts_of, write_parts
+from mlc.engine.parts import GIB, HostCopies, Parts, parts_of, write_parts
 from mlc.engine.signals import RankSignals
 from mlc.errors import CheckpointError, FencedError, MlcError
 from mlc.files import FileFacts, hash_file, sync_file
 from mlc.model.saving import write_description
 from mlc.recipe import CheckpointSection
 
-LATEST = "latest"
 RECIPE = "recipe.toml"
 TOKENIZER = "model/tokenizer.model"
 FOLDERS = ("model", "optimizer", "queue")
@@ -152,6 +159,7 @@ class CheckpointSaver:
         guard: DivergenceGuard,
         *,
         first: Callable[[], None] = lambda: None,
+        own: Callable[[], None] = lambda: None,
         must_succeed: bool = False,
         behind: bool = True,
     ) -> None:
@@ -161,6 +169,7 @@ class CheckpointSaver:
             position: what has been consumed.
             guard: knows what was stepped over, and the bad steps up to now.
             first: done on rank 0 before anything is written; a CheckpointError of it is a failure to save.
+            own: done on every rank before it writes its part; an error of it is a failure to save.
             must_succeed: a failure ends the run whatever the recipe says.
             behind: training may go on meanwhile, where the recipe wants that.
 
@@ -181,7 +190,7 @@ class CheckpointSaver:
         if behind or torch.cuda.is_available():
             parts = self._copies.of(parts)
         say = self._say if self._rank == 0 and not behind else None
-        written = self._writer.submit(write_parts, folder, parts, beat=self._beat, say=say)
+        written = self._writer.submit(self._write, own, folder, parts, say)
         self._flight = _Save(folder, record, started, must_succeed, written)
         if not behind:
             self.finish()
@@ -284,6 +293,12 @@ class CheckpointSaver:
                 hint=f"free some space, or mlc checkpoints prune {self._run_folder} --keep-last 1",
             )
 
+    def _write(
+        self, own: Callable[[], None], folder: Path, parts: Parts, say: Callable[[str], None] | None
+    ) -> dict[str, FileFacts]:
+        own()
+        return write_parts(folder, parts, beat=self._beat, say=say)
+
     def _put_in_place(self, save: _Save, answers: list[Any]) -> None:
         """On rank 0, in a thread: describe, rename, and have deleted what is no longer kept."""
         assert self._fence is not None
@@ -306,7 +321,7 @@ class CheckpointSaver:
             if final.exists():
                 remove(final, self._fence.work)
             self._fence.place(save.folder, final)
-            self._fence.write(self._root / LATEST, f"{final.name}\n".encode())
+            self._fence.write(self._root / LATEST_NAME, f"{final.name}\n".encode())
         except OSError as error:
             self._fence.check()
             raise _cannot_write(error, save.folder) from None
@@ -329,7 +344,10 @@ class CheckpointSaver:
         assert self._fence is not None
         section = self._section
         folders = complete_checkpoints(self._run_folder)
-        for folder in superseded(folders, keep_last=section.keep_last, keep_every=section.keep_every):
+        amid = [folder for folder in folders if is_amid_bad_steps(folder)]
+        for folder in superseded(
+            folders, keep_last=section.keep_last, keep_every=section.keep_every, amid_bad_steps=amid
+        ):
             try:
                 remove(folder, self._fence.work)
             except OSError as error:

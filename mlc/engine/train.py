@@ -36,7 +36,7 @@ from mlc.engine.loop import Outcome, TrainingLoop
 from mlc.engine.metrics import MetricsWriter, start_metrics
 from mlc.engine.momentum import MomentumQueue, build_momentum_queue
 from mlc.engine.preflight import check_run, environment, run_identity
-from mlc.engine.resume import Start, load, newest_readable, newest_verified
+from mlc.engine.resume import Start, forget_later, load, newest_readable, newest_verified
 from mlc.engine.sample_log import SampleLog
 from mlc.engine.saver import CheckpointSaver, RunFacts
 from mlc.engine.stop import StopRequest
@@ -160,19 +160,31 @@ class _Attempt:
             saver.finish()
             if outcome.kind != "roll_back":
                 break
-            start = newest_verified(self.run_folder, self.fence, watchdog.beat, self.say)
+            start = newest_verified(self.run_folder, self.fence, watchdog.beat, self.say, to_return=True)
             if start is None:
                 raise CheckpointError(
                     "the run has diverged before its first checkpoint",
                     found=outcome.reason,
                     hint="lower optimizer.learning_rate, or set checkpoint.at_start = true to step over the batches",
                 )
-            to_step = start.record.position.step
-            skipped = skipped.add(to_step, guard.row, outcome.reason)
-            from_rank_0(lambda skipped=skipped: self._place(SKIPPED_NAME, skipped.to_bytes()))  # type: ignore[misc]
-            self.say(f"{outcome.reason}: back to step {to_step}; batches {', '.join(map(str, guard.row))} are left out")
+            if not guard.may_return_to(start.record.position.step):
+                outcome = Outcome("diverged", outcome.reason)
+                break
+            self._return_to(start, guard)
         saver.close()
         return self._end(outcome, loop.position.step)
+
+    def _return_to(self, start: Start, guard: DivergenceGuard) -> None:
+        to_step = start.record.position.step
+        skipped = guard.skipped.add(to_step, guard.row, guard.reason)
+
+        def write() -> None:
+            # In this order: a kill in between leaves a run that meets the bad batches once more, and does the same.
+            forget_later(start, self.run_folder, self._own_fence())
+            self._place(SKIPPED_NAME, skipped.to_bytes())
+
+        from_rank_0(write)
+        self.say(f"{guard.reason}: back to step {to_step}; batches {', '.join(map(str, guard.row))} are left out")
 
     def _take_over(self) -> int:
         self.fence = Fence.take(

@@ -51,6 +51,19 @@ def test_removing_after_every_save_leaves_what_removing_once_leaves(
     assert superseded(kept, keep_last=keep_last, keep_every=keep_every) == []
 
 
+@given(data=st.data(), numbers=steps, keep_last=st.integers(1, 6), keep_every=st.integers(0, 12))
+def test_those_of_bad_steps_take_no_place(
+    data: st.DataObject, numbers: list[int], keep_last: int, keep_every: int
+) -> None:
+    amid = data.draw(st.sets(st.sampled_from(numbers))) if numbers else set()
+    folders = _folders(numbers)
+    gone = superseded(folders, keep_last=keep_last, keep_every=keep_every, amid_bad_steps=_folders(list(amid)))
+    lasting = [step for step in numbers if step not in amid]
+    overtaken = [step for step in amid if any(other > step for other in lasting)]
+    expected = superseded(_folders(lasting), keep_last=keep_last, keep_every=keep_every)
+    assert sorted(gone) == sorted([*expected, *_folders(overtaken)])
+
+
 def test_a_folder_of_no_step_stays_and_the_newest_too() -> None:
     folders = [*_folders([1, 2]), ROOT / "best", ROOT / "damaged-step-00000001"]
     assert superseded(folders, keep_last=1, keep_every=0) == _folders([1])

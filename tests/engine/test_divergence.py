@@ -59,14 +59,13 @@ def test_what_is_bad(step: dict[str, Any], bad: str | None) -> None:
     assert found == bad if bad is None else bad in str(found)
 
 
-def _judge(guard: DivergenceGuard, batch: int, kind: str, last_checkpoint: int = 0) -> Verdict:
+def _judge(guard: DivergenceGuard, batch: int, kind: str) -> Verdict:
     return guard.judge(
         batch + 1,
         batch,
         loss=NAN if kind == "bad" else 1.0,
         grad_norm=INF if kind == "scaling" else 1.0,
         update_skipped=kind == "scaling",
-        last_checkpoint=last_checkpoint,
     )
 
 
@@ -106,47 +105,68 @@ def test_the_reason_names_step_batch_and_row() -> None:
 def test_so_many_returns_to_one_and_the_same_checkpoint(roll_backs: int) -> None:
     section, skipped = DivergenceSection(skip_updates=0, roll_backs=roll_backs), SkippedBatches()
     for number in range(roll_backs):
-        assert _judge(DivergenceGuard(section, skipped, precision="fp32"), number, "bad", 100) == "roll_back"
+        assert DivergenceGuard(section, skipped, precision="fp32").may_return_to(100)
         skipped = skipped.add(100, (number,), "")
-    assert _judge(DivergenceGuard(section, skipped, precision="fp32"), 9, "bad", 100) == "stop"
-    # A later checkpoint has its own count.
-    assert (_judge(DivergenceGuard(section, skipped, precision="fp32"), 9, "bad", 200) == "stop") == (roll_backs == 0)
+    guard = DivergenceGuard(section, skipped, precision="fp32")
+    assert not guard.may_return_to(100)
+    assert guard.may_return_to(200) == (roll_backs > 0)  # another checkpoint has its own count
 
 
 @dataclass
 class _Run:
-    """What training does with the verdicts. Its `weights` are the batches that made them."""
+    """What training does with the verdicts. Its `weights` are the batches that made them.
+
+    Attributes:
+        lasting: step, batch and weights of the checkpoint to return to.
+        stopped: those of a later one, saved amid bad steps, and its row.
+    """
 
     section: DivergenceSection
     poison: frozenset[int]
     every_steps: int
     file: Path
-    checkpoint: tuple[int, int, tuple[int, ...]] = (0, 0, ())
+    lasting: tuple[int, int, tuple[int, ...]] = (0, 0, ())
+    stopped: tuple[int, int, tuple[int, ...]] | None = None
+    row: tuple[int, ...] = ()
     judged: int = 0
 
-    def train(self, kill_at: int | None = None) -> str:
-        """From the last checkpoint to step 20, to the verdict "stop", or to a kill after so many steps in all."""
+    def train(self, end_at: int | None = None, *, saves: bool = False) -> str:
+        """From the last checkpoint to step 20, to its last return, or until so many steps were judged in all.
+
+        Args:
+            end_at: number of that step. It is not taken then: the run is killed in it, or stopped before it.
+            saves: stopped; with a checkpoint.
+        """
         while True:
-            saved, batch, weights = self.checkpoint
-            step, skipped = saved, SkippedBatches.from_file(self.file)
-            guard = DivergenceGuard(self.section, skipped, precision="bf16")
+            step, batch, weights = self.stopped or self.lasting
+            skipped = SkippedBatches.from_file(self.file)
+            guard = DivergenceGuard(self.section, skipped, precision="bf16", row=self.row)
             verdict: Verdict = "good"
-            while step < 20 and verdict in ("good", "skip"):
+            while step < 20 and verdict != "roll_back":
+                if self.judged == end_at:
+                    if saves:
+                        self._save(step, batch, weights, guard.row)
+                    return "ended"
                 batch = skipped.next_batch(batch)
-                verdict = _judge(guard, batch, "bad" if batch in self.poison else "good", saved)
+                verdict = _judge(guard, batch, "bad" if batch in self.poison else "good")
                 self.judged += 1
-                if self.judged == kill_at:
-                    return "killed"
                 step, batch, weights = step + 1, batch + 1, weights + (batch,) * (verdict == "good")
                 if verdict == "good" and step % self.every_steps == 0:
-                    saved = step
-                    self.checkpoint = step, batch, weights
-            if verdict == "stop":
-                return "stop"
+                    self._save(step, batch, weights, ())
             if verdict != "roll_back":
-                self.checkpoint = step, batch, weights
+                self._save(step, batch, weights, ())
                 return "finished"
-            self.file.write_bytes(skipped.add(saved, guard.row, guard.reason).to_bytes())
+            if not guard.may_return_to(self.lasting[0]):
+                return "diverged"
+            self.stopped, self.row = None, ()
+            self.file.write_bytes(skipped.add(self.lasting[0], guard.row, guard.reason).to_bytes())
+
+    def _save(self, step: int, batch: int, weights: tuple[int, ...], row: tuple[int, ...]) -> None:
+        self.row = row
+        if row:
+            self.stopped = step, batch, weights
+        else:
+            self.lasting, self.stopped = (step, batch, weights), None
 
 
 @given(
@@ -154,37 +174,43 @@ class _Run:
     every_steps=st.integers(1, 25),
     skip_updates=st.integers(0, 3),
     roll_backs=st.integers(0, 3),
-    kills=st.lists(st.integers(1, 40), max_size=4),
+    ends=st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=4),
 )
-def test_a_run_ends_the_same_however_often_it_is_killed(
+def test_a_run_ends_the_same_however_often_it_is_ended(
     tmp_path_factory: pytest.TempPathFactory,
     poison: frozenset[int],
     every_steps: int,
     skip_updates: int,
     roll_backs: int,
-    kills: list[int],
+    ends: list[tuple[int, bool]],
 ) -> None:
     section = DivergenceSection(skip_updates=skip_updates, roll_backs=roll_backs)
     folder = tmp_path_factory.mktemp("runs")
-    unbroken, killed = (_Run(section, poison, every_steps, folder / name) for name in ("unbroken", "killed"))
+    unbroken, broken = (_Run(section, poison, every_steps, folder / name) for name in ("unbroken", "broken"))
     ending = unbroken.train()
     skipped = SkippedBatches.from_file(unbroken.file)
-    weights = unbroken.checkpoint[2]
+    weights = unbroken.lasting[2]
     assert not poison & set(weights)
     assert set(skipped.batches) <= poison
     assert all(len(entry.batches) == skip_updates + 1 for entry in skipped.returns)
     assert all(skipped.returns_to(entry.to_step) <= roll_backs for entry in skipped.returns)
     if ending == "finished":
-        step, batch, _ = unbroken.checkpoint
+        step, batch, _ = unbroken.lasting
         only_left_out = set(range(batch)) - set(weights) - set(skipped.batches)
         assert only_left_out <= poison
         assert step == 20 == len(weights) + len(only_left_out)
-    for kill_at in kills:
-        if killed.train(killed.judged + kill_at) != "killed":
+    stopped_on_the_way = False
+    for steps, saves in ends:
+        if broken.train(broken.judged + steps, saves=saves) != "ended":
             break
-    assert killed.train() == ending
-    assert killed.checkpoint == unbroken.checkpoint
-    assert SkippedBatches.from_file(killed.file) == skipped
+        stopped_on_the_way |= saves and not broken.row
+    other_ending = broken.train()
+    if not stopped_on_the_way:
+        assert (other_ending, broken.lasting) == (ending, unbroken.lasting)
+        assert SkippedBatches.from_file(broken.file) == skipped
+    elif ending == "finished":  # a stop brings a checkpoint more, which has returns of its own
+        assert (other_ending, broken.lasting) == (ending, unbroken.lasting)
+        assert SkippedBatches.from_file(broken.file).batches == skipped.batches
 
 
 returns = st.builds(
