@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mlc.engine.engine_state import EngineState
+from mlc.engine.host_copies import HostCopies
 from mlc.engine.momentum import MomentumQueue
 from mlc.files import FileFacts
 from mlc.tensor_files import Piece, write_pieces, write_tensors
@@ -49,35 +49,16 @@ def parts_of(state: EngineState, queue: MomentumQueue | None) -> Parts:
     return parts
 
 
-class HostCopies:
-    """Copies of parts in host memory of their own, which every save uses again."""
-
-    def __init__(self) -> None:
-        self._copies: dict[tuple[str, str], Tensor] = {}
-
-    @property
-    def bytes(self) -> int:
-        """Host memory held."""
-        return sum(tensor.nbytes for tensor in self._copies.values())
-
-    def of(self, parts: Parts) -> Parts:
-        """The same values, apart from live memory; the copies of before are overwritten."""
-        copied: Parts = {}
-        for file, tensors in parts.items():
-            if isinstance(tensors, dict):
-                copied[file] = {name: self._copy((file, name), tensor) for name, tensor in tensors.items()}
-            else:
-                copied[file] = [replace(piece, values=self._copy((file, piece.key), piece.values)) for piece in tensors]
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return copied
-
-    def _copy(self, key: tuple[str, str], tensor: Tensor) -> Tensor:
-        copy = self._copies.get(key)
-        if copy is None:
-            copy = torch.empty_like(tensor, device="cpu", pin_memory=torch.cuda.is_available())
-            self._copies[key] = copy
-        return copy.copy_(tensor.detach(), non_blocking=True)
+def copied(parts: Parts, copies: HostCopies) -> Parts:
+    """The same values in host memory, apart from live memory."""
+    live = [tensor for tensors in parts.values() for tensor in _tensors(tensors)]
+    memory = iter(copies.of(live))
+    return {
+        file: {name: next(memory) for name in tensors}
+        if isinstance(tensors, dict)
+        else [replace(piece, values=next(memory)) for piece in tensors]
+        for file, tensors in parts.items()
+    }
 
 
 def write_parts(
@@ -119,6 +100,9 @@ class _Reporter:
             self._say(f"saving: rank 0 has written {self._done / GIB:.2f} of {self._total / GIB:.2f} GiB")
 
 
+def _tensors(tensors: list[Piece] | dict[str, Tensor]) -> list[Tensor]:
+    return list(tensors.values()) if isinstance(tensors, dict) else [piece.values for piece in tensors]
+
+
 def _bytes(tensors: list[Piece] | dict[str, Tensor]) -> int:
-    values = tensors.values() if isinstance(tensors, dict) else [piece.values for piece in tensors]
-    return sum(tensor.nbytes for tensor in values)
+    return sum(tensor.nbytes for tensor in _tensors(tensors))

@@ -41,8 +41,9 @@ from mlc.checkpoint.retention import remove, superseded
 from mlc.distributed.agree import from_rank_0
 from mlc.engine.divergence import DivergenceGuard
 from mlc.engine.engine_state import EngineState
+from mlc.engine.host_copies import HostCopies
 from mlc.engine.momentum import MomentumQueue
-from mlc.engine.parts import GIB, HostCopies, Parts, parts_of, write_parts
+from mlc.engine.parts import GIB, Parts, copied, parts_of, write_parts
 from mlc.engine.signals import RankSignals
 from mlc.errors import CheckpointError, FencedError, MlcError
 from mlc.files import FileFacts, hash_file, sync_file
@@ -188,7 +189,7 @@ class CheckpointSaver:
         parts = parts_of(self._state, self._queue)
         behind = behind and self._section.asynchronous
         if behind or torch.cuda.is_available():
-            parts = self._copies.of(parts)
+            parts = copied(parts, self._copies)
         say = self._say if self._rank == 0 and not behind else None
         written = self._writer.submit(self._write, own, folder, parts, say)
         self._flight = _Save(folder, record, started, must_succeed, written)

@@ -1,0 +1,97 @@
+"""What a save in the background writes: a copy in host memory, taken while training waits.
+
+In:  the tensors of this rank, on any device.
+Out: the same values in memory of their own, which every save uses again.
+
+Most of these tensors are views that lie side by side in a few long ones, DeepSpeed's flat groups. So memory is copied
+by stretches instead of by tensors, which is twice as fast on a CPU (docs/benchmarks.md, "Saving and resuming").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGEST_GAP_BYTES = 64 << 10
+"""Between two tensors of one storage that are copied together."""
+ALIGNMENT_BYTES = 64
+
+
+@dataclass
+class _Stretch:
+    """Bytes start .. end - 1 of a storage."""
+
+    storage: torch.UntypedStorage
+    device: torch.device
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    def bytes(self) -> Tensor:
+        """The live memory, (length,) uint8."""
+        empty = torch.empty(0, dtype=torch.uint8, device=self.device)
+        return empty.set_(self.storage, self.start, (self.length,))  # type: ignore[call-overload, no-any-return]
+
+
+class HostCopies:
+    """Copies in host memory, pinned where there is a GPU."""
+
+    def __init__(self) -> None:
+        self._memory: list[Tensor] = []
+
+    @property
+    def bytes(self) -> int:
+        """Host memory held."""
+        return sum(memory.nbytes for memory in self._memory)
+
+    def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The same values, apart from live memory; the copies of before are overwritten."""
+        tensors = [tensor.detach().contiguous() for tensor in tensors]
+        stretches, places = _stretches(tensors)
+        self._make_room([stretch.length for stretch in stretches])
+        for memory, stretch in zip(self._memory, stretches, strict=True):
+            if stretch.device.type == "cpu":
+                # torch's own copy goes through the cache, which costs a read of what is overwritten; memmove does not.
+                np.copyto(memory.numpy(), stretch.bytes().numpy())
+            else:
+                memory.copy_(stretch.bytes(), non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return [
+            self._memory[number][start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            for tensor, (number, start) in zip(tensors, places, strict=True)
+        ]
+
+    def _make_room(self, lengths: list[int]) -> None:
+        if [len(memory) for memory in self._memory] != lengths:
+            self._memory = []  # what was there is given back first
+            pinned = torch.cuda.is_available()
+            self._memory = [torch.empty(length, dtype=torch.uint8, pin_memory=pinned) for length in lengths]
+
+
+def _stretches(tensors: Sequence[Tensor]) -> tuple[list[_Stretch], list[tuple[int, int]]]:
+    """Stretches that cover contiguous tensors; for each tensor the number of its stretch, and its first byte in it."""
+    stretches: list[_Stretch] = []
+    places = [(0, 0)] * len(tensors)
+    for number in sorted(range(len(tensors)), key=lambda number: _address(tensors[number])):
+        tensor = tensors[number]
+        storage, start = tensor.untyped_storage(), _address(tensor)[1]
+        last = stretches[-1] if stretches else None
+        if last is None or last.storage.data_ptr() != storage.data_ptr() or start > last.end + LARGEST_GAP_BYTES:
+            aligned = start - start % ALIGNMENT_BYTES  # so that what is there can be viewed in any dtype
+            last = _Stretch(storage, tensor.device, aligned, aligned)
+            stretches.append(last)
+        last.end = max(last.end, start + tensor.nbytes)
+        places[number] = (len(stretches) - 1, start - last.start)
+    return stretches, places
+
+
+def _address(tensor: Tensor) -> tuple[int, int]:
+    return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()) * tensor.itemsize
