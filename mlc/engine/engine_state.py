@@ -5,7 +5,8 @@ Out: `Piece`s of the fp32 master weights and of Adam's moments, each with its pl
 
 ZeRO keeps a rank's part of many parameters in a few flat fp32 tensors, cut differently by every stage and number of
 ranks. A piece says which elements of which parameter it is, so any other cut can be filled from pieces, and nothing has
-to be gathered or converted. Pieces are views of live memory: copy them before the next step, or write them at once.
+to be gathered or converted. Pieces are views of live memory: copy or write them before the next update
+(`before_update`).
 
 DeepSpeed has no public name for some of what is read here; all of that is in this file. It has three optimizers (seen
 in 0.19.8): one for stage 3, one for stage 2 and for stage 1 in fp32 and fp16, and `BF16_Optimizer` for stage 1 in bf16
@@ -14,13 +15,14 @@ with gradients summed in fp32. A parameter's part is padded under stage 3; piece
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mlc.engine.shards import own_part
 from mlc.errors import CheckpointError, RecipeError
@@ -77,8 +79,13 @@ class EngineState:
         return self._masters() + self._shards_unlearned() + self._whole_unlearned()
 
     def weights_to_save(self) -> list[Piece]:
-        """`weights`, but what every rank has whole is given by rank 0 alone."""
-        return self._masters() + self._shards_unlearned() + (self._whole_unlearned() if dist.get_rank() == 0 else [])
+        """`weights`, but what every rank has whole is given by rank 0 alone, and buffers are copied."""
+        buffers = self._buffers()
+        whole = [
+            replace(piece, values=piece.values.clone()) if piece.key in buffers else piece
+            for piece in (self._whole_unlearned() if dist.get_rank() == 0 else ())
+        ]
+        return self._masters() + self._shards_unlearned() + whole
 
     def moments(self) -> list[Piece]:
         """This rank's pieces of Adam's moments, as "exp_avg/<parameter>"; none before the first update."""
@@ -88,6 +95,11 @@ class EngineState:
             if (state := self._zero.optimizer.state.get(place.flat))
             for key in MOMENTS
         ]
+
+    def before_update(self, work: Callable[[], None]) -> RemovableHandle:
+        """Have `work` done before every update. Nothing of `weights_to_save` and `moments` changes until then."""
+        handle: RemovableHandle = self._zero.optimizer.register_step_pre_hook(lambda *_: work())
+        return handle
 
     @property
     def optimizer_steps(self) -> int:

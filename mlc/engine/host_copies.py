@@ -1,4 +1,4 @@
-"""What a save in the background writes: a copy in host memory, taken while training waits.
+"""What a save in the background writes: a copy in host memory, taken beside training before the next update.
 
 In:  the tensors of this rank, on any device.
 Out: the same values in memory of their own, which every save uses again.
@@ -9,7 +9,8 @@ by stretches instead of by tensors, which is twice as fast on a CPU (docs/benchm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,19 +52,23 @@ class HostCopies:
         """Host memory held."""
         return sum(memory.nbytes for memory in self._memory)
 
-    def of(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same values, apart from live memory; the copies of before are overwritten."""
-        tensors = [tensor.detach().contiguous() for tensor in tensors]
-        stretches, places = _stretches(tensors)
-        self._make_room([stretch.length for stretch in stretches])
-        for memory, stretch in zip(self._memory, stretches, strict=True):
-            if stretch.device.type == "cpu":
-                # torch's own copy goes through the cache, which costs a read of what is overwritten; memmove does not.
-                np.copyto(memory.numpy(), stretch.bytes().numpy())
-            else:
-                memory.copy_(stretch.bytes(), non_blocking=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    def of(self, tensors: Sequence[Tensor], *, ready: torch.cuda.Event | None = None) -> list[Tensor]:
+        """The same values, apart from live memory; the copies of before are overwritten. Done when this returns.
+
+        Args:
+            tensors: on any device.
+            ready: where there is a GPU: recorded once the values were those to copy.
+        """
+        with _beside_training(ready):
+            tensors = [tensor.detach().contiguous() for tensor in tensors]
+            stretches, places = _stretches(tensors)
+            self._make_room([stretch.length for stretch in stretches])
+            for memory, stretch in zip(self._memory, stretches, strict=True):
+                if stretch.device.type == "cpu":
+                    # Long copies of torch's own go through the cache, which costs a read of what is overwritten.
+                    np.copyto(memory.numpy(), stretch.bytes().numpy())
+                else:
+                    memory.copy_(stretch.bytes(), non_blocking=True)
         return [
             self._memory[number][start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
             for tensor, (number, start) in zip(tensors, places, strict=True)
@@ -74,6 +79,19 @@ class HostCopies:
             self._memory = []  # what was there is given back first
             pinned = torch.cuda.is_available()
             self._memory = [torch.empty(length, dtype=torch.uint8, pin_memory=pinned) for length in lengths]
+
+
+@contextmanager
+def _beside_training(ready: torch.cuda.Event | None) -> Iterator[None]:
+    """Work of a stream of its own, which is done at the end; on a CPU nothing has to be done for that."""
+    if ready is None:
+        yield
+        return
+    stream = torch.cuda.Stream(device=ready.device)
+    with torch.cuda.stream(stream):  # which sets this thread's device, too
+        stream.wait_event(ready)
+        yield
+        stream.synchronize()
 
 
 def _stretches(tensors: Sequence[Tensor]) -> tuple[list[_Stretch], list[tuple[int, int]]]:

@@ -126,6 +126,7 @@ class TrainingLoop:
             if verdict == "roll_back":
                 return Outcome("roll_back", guard.reason)
             if self._queue is not None and verdict == "good":
+                self._saver.wait_for_copy()  # loss scaling may have left the update out that would have waited
                 self._queue.advance(batch)
             self._advance(batch, totals)
             seconds = sums.seconds | {"data": data_seconds, "step": time.perf_counter() - started + data_seconds}

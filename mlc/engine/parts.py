@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -49,10 +50,10 @@ def parts_of(state: EngineState, queue: MomentumQueue | None) -> Parts:
     return parts
 
 
-def copied(parts: Parts, copies: HostCopies) -> Parts:
-    """The same values in host memory, apart from live memory."""
+def copied(parts: Parts, copies: HostCopies, ready: torch.cuda.Event | None) -> Parts:
+    """The same values in host memory, apart from live memory; arguments as in `HostCopies.of`."""
     live = [tensor for tensors in parts.values() for tensor in _tensors(tensors)]
-    memory = iter(copies.of(live))
+    memory = iter(copies.of(live, ready=ready))
     return {
         file: {name: next(memory) for name in tensors}
         if isinstance(tensors, dict)

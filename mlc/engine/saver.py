@@ -4,7 +4,9 @@ In:  the state of a run at an optimizer-step boundary.
 Out: `checkpoints/step-00001000/`, complete or absent; docs/checkpoints.md says what is in it.
 
 1. Rank 0 makes a folder inside the attempt's own folder (mlc.checkpoint.fence).
-2. Every rank writes its files there, synced and hashed on the way: in a thread, and from a copy if training goes on.
+2. Every rank writes its files there, synced and hashed on the way, in a thread. If training goes on, the thread makes
+   a copy first; the next update waits for that, and the batch before it does not (Mohan et al. 2021, "CheckFreq",
+   section 4.1: nothing of what is saved changes but in an update).
 3. Once all have, they tell each other sizes and hashes, or what went wrong.
 4. Rank 0 writes what is no tensor, `complete.json` last, and renames the folder: in a thread, too.
 5. Once it has, all ranks hear how that went.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -43,7 +46,7 @@ from mlc.engine.divergence import DivergenceGuard
 from mlc.engine.engine_state import EngineState
 from mlc.engine.host_copies import HostCopies
 from mlc.engine.momentum import MomentumQueue
-from mlc.engine.parts import GIB, Parts, copied, parts_of, write_parts
+from mlc.engine.parts import GIB, copied, parts_of, write_parts
 from mlc.engine.signals import RankSignals
 from mlc.errors import CheckpointError, FencedError, MlcError
 from mlc.files import FileFacts, hash_file, sync_file
@@ -84,6 +87,7 @@ class _Save:
     """A save that has begun.
 
     Attributes:
+        copied: the parts are read from live memory no more, or training waits for them anyway.
         parts: what this rank wrote, once it is written.
         placing: whether all ranks know of each other's parts.
         placed: on rank 0, then: done once the checkpoint is in place.
@@ -93,6 +97,7 @@ class _Save:
     record: Record
     started: float
     must_succeed: bool
+    copied: threading.Event
     parts: Future[dict[str, FileFacts]]
     placing: bool = False
     placed: Future[None] | None = None
@@ -132,6 +137,7 @@ class CheckpointSaver:
         self._remover = ThreadPoolExecutor(1, "old checkpoints")
         self._flight: _Save | None = None
         self._copies = HostCopies()
+        self._hook = state.before_update(self.wait_for_copy)
         self.seconds = 0.0
         """For how long the last save has kept training waiting."""
         self.longest_seconds = 0.0
@@ -186,16 +192,18 @@ class CheckpointSaver:
         except MlcError as error:
             self._give_up(error, None, must_succeed=must_succeed)
             return
-        parts = parts_of(self._state, self._queue)
         behind = behind and self._section.asynchronous
-        if behind or torch.cuda.is_available():
-            parts = copied(parts, self._copies)
-        say = self._say if self._rank == 0 and not behind else None
-        written = self._writer.submit(self._write, own, folder, parts, say)
-        self._flight = _Save(folder, record, started, must_succeed, written)
+        self._flight = self._begin(record, folder, started, own=own, must_succeed=must_succeed, behind=behind)
         if not behind:
             self.finish()
         self.seconds = time.perf_counter() - started
+
+    def wait_for_copy(self) -> None:
+        """Before anything of what is saved changes: wait until a save in flight has its copy."""
+        if self._flight is not None and not self._flight.copied.is_set():
+            started = time.perf_counter()
+            self._flight.copied.wait()
+            self.seconds += time.perf_counter() - started
 
     def go_on(self, signals: RankSignals) -> None:
         """Do what is next for a save in flight, if it can be done at once; a collective; errors as in `save`.
@@ -241,7 +249,8 @@ class CheckpointSaver:
         self.seconds += time.perf_counter() - started
 
     def close(self) -> None:
-        """Wait for what is being deleted."""
+        """Wait for what is being deleted; no save begins after this."""
+        self._hook.remove()
         self._writer.shutdown()
         self._remover.shutdown()
 
@@ -294,11 +303,31 @@ class CheckpointSaver:
                 hint=f"free some space, or mlc checkpoints prune {self._run_folder} --keep-last 1",
             )
 
-    def _write(
-        self, own: Callable[[], None], folder: Path, parts: Parts, say: Callable[[str], None] | None
-    ) -> dict[str, FileFacts]:
-        own()
-        return write_parts(folder, parts, beat=self._beat, say=say)
+    def _begin(
+        self,
+        record: Record,
+        folder: Path,
+        started: float,
+        *,
+        own: Callable[[], None],
+        must_succeed: bool,
+        behind: bool,
+    ) -> _Save:
+        parts, has_copy, ready = parts_of(self._state, self._queue), threading.Event(), None
+        if torch.cuda.is_available():
+            ready = torch.cuda.Event()
+            ready.record()
+        say = self._say if self._rank == 0 and not behind else None
+
+        def write() -> dict[str, FileFacts]:
+            try:
+                to_write = copied(parts, self._copies, ready) if behind or ready is not None else parts
+            finally:
+                has_copy.set()
+            own()
+            return write_parts(folder, to_write, beat=self._beat, say=say)
+
+        return _Save(folder, record, started, must_succeed, has_copy, self._writer.submit(write))
 
     def _put_in_place(self, save: _Save, answers: list[Any]) -> None:
         """On rank 0, in a thread: describe, rename, and have deleted what is no longer kept."""

@@ -6,7 +6,9 @@ bit for bit, with those after the load.
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,20 +16,23 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from checkpoints_for_tests import load_run, save_run
+from checkpoints_for_tests import load_run, no_guard, save_run, saver_of
 from ranks import run_on_ranks
 from recipes_for_tests import ROOT, train_recipe
 from small_shards import write_small_shards
 
-from mlc.checkpoint.record import Record
+from mlc.checkpoint.record import Position, Record
 from mlc.data.batches import BatchBuilder
 from mlc.data.corpus import Corpus
 from mlc.data.manifest import Manifest
+from mlc.engine.parts import copied
 from mlc.errors import CheckpointError
 from mlc.recipe import TrainRecipe
 
 STEPS = 3
 FILES = ("zero1", "zero2", "zero3", "zero3_offload")
+SECONDS_LATE = 0.7
+"""Far more than a step takes."""
 FROZEN, BUFFER = "pooling_norm_that_is_frozen", "a_buffer"
 SAME_STEP_TOLERANCE = 1e-5
 """fp32: the order in which gradients are summed over ranks differs."""
@@ -133,6 +138,39 @@ def read_all(shards: Path, checkpoints: list[Path], files: tuple[str, ...], prec
     return leave(found)
 
 
+def save_behind_an_update(shards: Path, folder: Path, cases: list[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+    """On every rank: save in the background with a copy that begins late, and take two steps meanwhile."""
+    found = {}
+    for (file, precision), waits in itertools.product(cases, (True, False)):
+        trainer = Trainer(recipe_of(shards, file, precision))
+        for number in range(STEPS):
+            trainer.step(number)
+        before, run_folder = trainer.whole(), folder / f"{file}-{precision}-{waits}"
+        saver = saver_of(trainer.engine, run_folder)
+        with mock.patch("mlc.engine.saver.copied", late(copied)):
+            if not waits:
+                saver._hook.remove()
+            saver.save(Position(step=STEPS), no_guard(), must_succeed=True)
+            trainer.step(STEPS)
+            trainer.engine.module.get_buffer(BUFFER).add_(1.0)
+            trainer.step(STEPS + 1)
+            saver.finish()
+        after = trainer.whole()
+        saver.close()
+        load_run(trainer.engine, run_folder / "checkpoints" / f"step-{STEPS:08d}")
+        found[file, precision, waits] = before, after, trainer.whole()
+        trainer.engine.destroy()
+    return leave(found)
+
+
+def late(function: Any) -> Any:
+    def slow(*arguments: Any) -> Any:
+        time.sleep(SECONDS_LATE)
+        return function(*arguments)
+
+    return slow
+
+
 def refuse_another_model(shards: Path, checkpoint: Path) -> str:
     trainer = Trainer(recipe_of(shards, "zero3", "fp32", model={"layers": 1}))
     with pytest.raises(CheckpointError) as refused:
@@ -208,6 +246,19 @@ def test_bf16_weights_are_the_rounded_masters(shards: Path, tmp_path: Path) -> N
             assert torch.equal(whole[name], tensor), (file, str(checkpoint), name)
             if name.startswith("model ") and name.removeprefix("model ") in whole:
                 assert torch.equal(tensor, whole[name.removeprefix("model ")].bfloat16().float()), name
+
+
+def test_an_update_waits_for_the_copy(shards: Path, tmp_path: Path) -> None:
+    """With each of DeepSpeed's optimizers; and without the wait it is not what was to be saved."""
+    cases = [("zero1", "fp32"), ("zero1", "bf16"), ("zero2", "bf16"), ("zero3", "fp32"), ("zero3_offload", "fp32")]
+    of_rank_0 = spawn(save_behind_an_update, 2, shards, tmp_path, cases, value=3.0)[0]
+    for (*case, waits), (before, after, loaded) in of_rank_0.items():
+        same = [name for name in before if torch.equal(before[name], loaded[name])]
+        changed = [name for name in before if not torch.equal(before[name], after[name])]
+        assert len(changed) > len(before) / 2, case
+        assert BUFFER in changed
+        assert BUFFER in same
+        assert (len(same) == len(before)) == waits, (case, set(before) - set(same))
 
 
 def test_no_element_is_written_twice_or_not_at_all(written: dict[Path, Any]) -> None:
