@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = {"mlc", "mlc.errors", "mlc.languages", "mlc.files"}
-TENSOR_FILES = {"mlc.tensor_files"}
+TENSOR_FILES = {"mlc.streamed_file", "mlc.tensor_files"}
 RECIPE = {"mlc.config", "mlc.recipe", "mlc.recipe_objectives"}
 LEAVES = {"mlc.checkpoint", "mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
 MIDDLE = {"mlc.engine", "mlc.tasks"}
@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mlc.errors": set(),
     "mlc.languages": set(),
     "mlc.files": set(),
-    "mlc.tensor_files": {"mlc.errors", "mlc.files"},
+    "mlc.streamed_file": {"mlc.files"},
+    "mlc.tensor_files": {"mlc.errors", "mlc.files", "mlc.streamed_file"},
     "mlc.config": BASE,
     "mlc.recipe_objectives": BASE | {"mlc.config"},
     "mlc.recipe": BASE | {"mlc.config", "mlc.recipe_objectives"},

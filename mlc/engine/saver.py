@@ -5,8 +5,8 @@ Out: `checkpoints/step-00001000/`, complete or absent; docs/checkpoints.md says 
 
 1. Rank 0 makes a folder inside the attempt's own folder (mlc.checkpoint.fence).
 2. Every rank writes its files there, synced and hashed on the way, in a thread. If training goes on, the thread makes
-   a copy first; the next update waits for that, and the batch before it does not (Mohan et al. 2021, "CheckFreq",
-   section 4.1: nothing of what is saved changes but in an update).
+   a copy first; the next update waits for that, and the batch before it does not (Mohan et al. 2021, "CheckFreq":
+   nothing of what is saved changes but in an update).
 3. Once all have, they tell each other sizes and hashes, or what went wrong.
 4. Rank 0 writes what is no tensor, `complete.json` last, and renames the folder: in a thread, too.
 5. Once it has, all ranks hear how that went.
