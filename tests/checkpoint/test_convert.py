@@ -129,14 +129,14 @@ def _anonymous_bytes() -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status, calls malloc_trim")
 @pytest.mark.parametrize("target", TARGETS)
 def test_one_tensor_is_in_memory_at_a_time(target: Target, tmp_path: Path) -> None:
-    """Of 8 tensors of 4 MiB. Hashing has two blocks of 4 MiB of its own."""
+    """Of 8 tensors of 4 MiB. Writing has a buffer of 4 MiB of its own; what is measured may miss a page or two."""
     weights = random_tensors({f"w{number}": (1024, 1024) for number in range(8)})
     folder = write_checkpoint(tmp_path / "run", 3, weights, with_moments(weights))
     receiver, sender = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_measure, args=(folder, tmp_path / "out", target, sender), daemon=True)
     process.start()
     assert receiver.poll(60)
-    assert 4 << 20 <= receiver.recv() <= 10 << 20
+    assert 3 << 20 <= receiver.recv() <= 10 << 20
     process.join(60)
 
 
