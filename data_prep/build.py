@@ -1,39 +1,50 @@
-"""The build: recipe to shards and manifest, alone or by several ranks, with the same bytes.
+"""The build: recipe to shards and manifest, by any number of processes, with the same bytes.
 
-In:  a `PrepRecipe`.
+In:  a `PrepRecipe`; how this process was started.
 Out: the output folder: tokenizer.model, documents/, pairs/, rejected/, and manifest.json, which is written last: a
-     folder without it holds no finished build, and building again starts over.
+     folder without it holds no finished build.
 
-Each rank takes whole shards; no byte of a shard depends on which rank built it.
+Every process goes through the same stages (data_prep.stages) and takes whatever tasks nobody else has
+(data_prep.claims). A build that was interrupted goes on where it was: what is finished is found in `.work`.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import mlc
-from data_prep.plan import ShardPlan, plan_shards, share_out, sources_digest
-from data_prep.prepare import Rejects, prepare
-from data_prep.progress import Progress
+from data_prep.board import Board
+from data_prep.claims import Claims, do_together
+from data_prep.plan import plan_shards, sources_digest
+from data_prep.progress import BOARD, Progress, board_folder, watched
 from data_prep.ranks import Ranks
 from data_prep.recipe import PrepRecipe
-from data_prep.sample import Candidates, balanced_sample, choose_candidates
-from data_prep.shards import sha256_of, write_shard
-from data_prep.tokenizer import Tokenizer, train_tokenizer
+from data_prep.stages import STAGE_NAMES, WORK_FOLDER, Project, Stages
+from data_prep.tokenizer import Tokenizer
+from data_prep.units import plan_units
 from mlc.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerInfo
-from mlc.errors import MlcError, RecipeError, ShardError
+from mlc.errors import MlcError, RecipeError, ShardError, UsageError
 from mlc.files import write_atomically
 
 TOKENIZER_NAME = "tokenizer.model"
 MARKER_NAME = ".mlc-build"
 """In the output folder from a build's start to its end: what lies there is ours to clear away."""
-_WORK_FOLDER = ".work"
+FAILED_NAME = "failed.json"
+CLAIMS = "claims"
 _SHARD_FOLDERS = ("documents", "pairs")
 
 P = ParamSpec("P")
@@ -48,49 +59,117 @@ class BuildResult:
     built: bool
 
 
-def build_shards(recipe: PrepRecipe, where: str, ranks: Ranks, overwrite: bool, progress: Progress) -> BuildResult:
+def build_shards(
+    recipe: PrepRecipe, where: str, ranks: Ranks, overwrite: bool, progress: Progress, workers: int = 1
+) -> BuildResult:
     """Build, or find that it was built.
 
     Args:
         recipe: what to build.
         where: the recipe's path, for errors.
-        ranks: who works together; all call this with the same arguments.
+        ranks: processes that were started together; all call this with the same arguments.
         overwrite: replace a finished build of another recipe or of other sources.
         progress: shown to the person.
+        workers: processes that this one starts; 1 = it does the work itself.
 
     Raises:
         RecipeError: a source is missing, or the output holds another build and `overwrite` is false, or other files.
         DataError: the text cannot be used.
-        MlcError: a file cannot be read or written (a full disk), or another rank failed.
+        MlcError: a file cannot be read or written (a full disk), or another process failed.
     """
     output = Path(recipe.build.output)
     started = time.monotonic()
     plans = ranks.on_first(_guarded(output, plan_shards, recipe, where))
-    state = ranks.on_first(_guarded(output, sources_digest, plans, recipe.tokenizer.path))
-    finished = ranks.on_first(_guarded(output, _start, recipe, output, state, overwrite))
+    state = ranks.on_first(_guarded(output, sources_digest, plans, recipe))
+    finished = ranks.on_first(_guarded(output, _start, recipe, output, state, overwrite, ranks.is_array))
     if finished is not None:
         return BuildResult(finished, built=False)
-    mine = share_out(plans, ranks.size)[ranks.rank]
-
-    if recipe.tokenizer.path:
-        ranks.on_first(_guarded(output, _copy_tokenizer, Path(recipe.tokenizer.path), output / TOKENIZER_NAME))
-    else:
-        found = ranks.everywhere(_guarded(output, _candidates, mine, recipe, output, progress))
-        by_name = {name: candidates for part in found for name, candidates in part.items()}
-        ranks.on_first(_guarded(output, _train, by_name, recipe, output, progress))
-    tokenized = time.monotonic()
-
-    entries = ranks.everywhere(_guarded(output, _write, mine, recipe, output, progress))
-    ended = time.monotonic()
-    timing = {
-        "seconds_tokenizer": round(tokenized - started, 3),
-        "seconds_shards": round(ended - tokenized, 3),
-        "seconds": round(ended - started, 3),
-        "ranks": ranks.size,
-    }
-    every = [entry for part in entries for entry in part]
-    manifest = ranks.on_first(_guarded(output, _finish, recipe, output, every, state, timing))
+    units = ranks.on_first(
+        _guarded(output, lambda: {plan.name: plan_units(plan, recipe.build.unit_bytes) for plan in plans})
+    )
+    project = Project(recipe, output, plans, units)
+    try:
+        with watched(project, progress):
+            if workers == 1:
+                ranks.everywhere(_guarded(output, work_on, project, ranks.rank))
+            else:
+                _with_workers(project, workers)
+        manifest = ranks.on_first(_guarded(output, _finish, project, state, started, ranks.size * workers))
+    except MlcError:
+        # Processes that know of one another through the folder alone finish at once, and clear it away for the others.
+        if not (output / MANIFEST_NAME).exists():
+            raise
+        shutil.rmtree(project.work, ignore_errors=True)
+        manifest = Manifest.read(output)
     return BuildResult(manifest, built=True)
+
+
+def work_on(project: Project, first: int = 0) -> None:
+    """Go through the stages until every shard is joined, together with all who do the same.
+
+    Args:
+        project: the same in every process.
+        first: number of this process among those started together.
+
+    Raises:
+        MlcError: a task failed, here or in another process.
+    """
+    failed, work = project.work / FAILED_NAME, project.work
+    folders = [work / name for name in ("sample", "fingerprints", "units", "joined", CLAIMS)]
+    for folder in (*folders, *(board_folder(project, stage) for stage in STAGE_NAMES)):
+        folder.mkdir(parents=True, exist_ok=True)
+    claims = Claims(work / CLAIMS)
+    try:
+        for stage in STAGE_NAMES:
+            board = Board(board_folder(project, stage))
+            board.note()
+            tasks = Stages(project, board).tasks(stage)
+            begin = first * max(1, len(tasks) // 7)
+            do_together(tasks, claims, first=begin, look=partial(_look_for_failure, failed))
+            board.note()
+    except Exception as error:
+        if not failed.exists():
+            with suppress(OSError):  # where the build has been finished by another process, there is no such folder
+                failed.write_text(json.dumps({"error": str(error)}), encoding="utf-8")
+        raise
+
+
+def _look_for_failure(failed: Path) -> None:
+    if failed.exists():
+        raise MlcError("another process of this build has failed", found=_failure(failed))
+
+
+def _with_workers(project: Project, workers: int) -> None:
+    """Start processes that do the work, and wait for them."""
+    # Not forked: threads of libraries that this process has used would not be there.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_work_in_child, project, number) for number in range(workers)]
+        try:
+            errors = [future.result() for future in futures]
+        except BrokenProcessPool:
+            raise MlcError(
+                "a worker has died",
+                where=str(project.output),
+                hint="look for a lack of memory; the same command goes on where the build was",
+            ) from None
+    first = next((error for error in errors if error is not None and "another process" not in str(error)), None)
+    if first is not None:
+        raise first
+
+
+def _work_in_child(project: Project, first: int) -> MlcError | None:
+    try:
+        _guarded(project.output, work_on, project, first)()
+    except MlcError as error:
+        return error
+    return None
+
+
+def _failure(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_bytes())["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its message cannot be read"
 
 
 def _guarded(output: Path, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
@@ -111,8 +190,13 @@ def _guarded(output: Path, work: Callable[P, T], *args: P.args, **kwargs: P.kwar
     return run
 
 
-def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool) -> Manifest | None:
+def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool, is_array: bool) -> Manifest | None:
     """The finished build in the output folder, if it is the one asked for; otherwise the folder is made ready."""
+    if is_array and overwrite:
+        raise UsageError(
+            "the tasks of a job array cannot replace a build: the last to start would throw away what others have done",
+            hint=f"delete {output}, or build with one process or mpirun",
+        )
     if (output / MANIFEST_NAME).exists():
         if not overwrite:
             return _up_to_date(recipe, output, state)
@@ -127,10 +211,12 @@ def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool) -> Man
         )
     output.mkdir(parents=True, exist_ok=True)
     (output / MARKER_NAME).touch()
-    shutil.rmtree(output / _WORK_FOLDER, ignore_errors=True)
-    shutil.rmtree(output / "rejected", ignore_errors=True)
-    for folder in (output, *(output / name for name in _SHARD_FOLDERS)):
-        for left_over in folder.glob("*.tmp"):  # of a build that was killed
+    (output / WORK_FOLDER / FAILED_NAME).unlink(missing_ok=True)
+    shutil.rmtree(output / WORK_FOLDER / BOARD, ignore_errors=True)
+    if not is_array:  # whoever held them has been stopped; if not, some work is done twice
+        shutil.rmtree(output / WORK_FOLDER / CLAIMS, ignore_errors=True)
+    for folder in (output, *(output / name for name in (f"{WORK_FOLDER}/units", *_SHARD_FOLDERS))):
+        for left_over in () if is_array else folder.glob("*.tmp"):  # of a build that was killed
             left_over.unlink(missing_ok=True)
     return None
 
@@ -168,77 +254,46 @@ def _remove_build(output: Path) -> None:
         (output / name).unlink(missing_ok=True)
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    Tokenizer(source)
-    write_atomically(target, source.read_bytes())
-
-
-def _candidates(
-    plans: Sequence[ShardPlan], recipe: PrepRecipe, output: Path, progress: Progress
-) -> dict[str, list[Candidates]]:
-    """{shard name: its candidates for the tokenizer's sample}."""
-    found = {}
-    progress.phase("sample", sum(plan.source_bytes for plan in plans))
-    for plan in plans:
-        progress.item(plan.name)
-        with Rejects(output, plan.name) as rejects:
-            found[plan.name] = choose_candidates(
-                prepare(plan, recipe, rejects, progress.bytes),
-                plan.languages,
-                recipe.tokenizer.sample_bytes,
-                recipe.build.seed,
-                output / _WORK_FOLDER,
-                plan.name.replace("/", "."),
-            )
-    return found
-
-
-def _train(found: Mapping[str, list[Candidates]], recipe: PrepRecipe, output: Path, progress: Progress) -> None:
-    progress.phase("train tokenizer")
-    candidates = [each for name in sorted(found) for each in found[name]]
-    section = recipe.tokenizer
-    model = train_tokenizer(balanced_sample(candidates, section.sample_bytes, section.language_exponent), section)
-    write_atomically(output / TOKENIZER_NAME, model)
-    shutil.rmtree(output / _WORK_FOLDER)
-
-
-def _write(plans: Sequence[ShardPlan], recipe: PrepRecipe, output: Path, progress: Progress) -> list[ShardEntry]:
-    tokenizer = Tokenizer(output / TOKENIZER_NAME)
-    entries = []
-    progress.phase("shards", sum(plan.source_bytes for plan in plans))
-    for plan in plans:
-        progress.item(plan.name)
-        entries.append(write_shard(plan, recipe, tokenizer, output, progress))
-    return entries
-
-
-def _finish(
-    recipe: PrepRecipe, output: Path, entries: list[ShardEntry], state: str, timing: dict[str, float]
-) -> Manifest:
+def _finish(project: Project, state: str, started: float, processes: int) -> Manifest:
+    """Write the manifest, and clear away what a finished build does not need."""
+    output, recipe = project.output, project.recipe
+    board = Board(project.work / "board")
+    stages = Stages(project, board)
+    entries = stages.entries()
+    write_atomically(output / TOKENIZER_NAME, stages.tokenizer_file.read_bytes())
     tokenizer = Tokenizer(output / TOKENIZER_NAME)
     manifest = Manifest(
         folder=output,
         tokenizer=TokenizerInfo(
             file=TOKENIZER_NAME,
-            sha256=sha256_of(output / TOKENIZER_NAME),
+            sha256=hashlib.sha256((output / TOKENIZER_NAME).read_bytes()).hexdigest(),
             vocab_size=tokenizer.vocab_size,
             special_ids=tokenizer.special_ids,
         ),
         shards=tuple(sorted(entries, key=lambda entry: entry.name)),
         recipe_sha256=recipe.bytes_digest,
         created_by=f"mlc {mlc.__version__}",
-        timing=timing,
+        timing={"seconds": round(time.monotonic() - started, 3), "processes": processes},
         sources_digest=state,
     )
-    _remove_unlisted(output, {name for entry in entries for name in entry.files})
+    _remove_unlisted(output, entries)
     manifest.write(output)
-    (output / MARKER_NAME).unlink()
+    # At once: another process that is still at work there finds nothing, and then the manifest.
+    done = output / f"{WORK_FOLDER}-{uuid.uuid4().hex}"
+    project.work.rename(done)
+    shutil.rmtree(done, ignore_errors=True)
+    (output / MARKER_NAME).unlink(missing_ok=True)
     return manifest
 
 
-def _remove_unlisted(output: Path, listed: set[str]) -> None:
+def _remove_unlisted(output: Path, entries: list[ShardEntry]) -> None:
     """Files of a build that was killed, of shards that the recipe no longer names."""
-    for name in _SHARD_FOLDERS:
-        for path in (output / name).glob("*"):
+    listed = {name for entry in entries for name in entry.files}
+    for folder in _SHARD_FOLDERS:
+        for path in (output / folder).glob("*"):
             if path.is_file() and path.relative_to(output).as_posix() not in listed:
+                path.unlink()
+        rejected = output / "rejected" / folder
+        for path in rejected.glob("*"):
+            if f"{folder}/{path.name.removesuffix('.jsonl')}" not in {entry.name for entry in entries}:
                 path.unlink()

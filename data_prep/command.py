@@ -41,16 +41,17 @@ def _build_command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: build.output=shards")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another build in the output folder.")] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes to start on this machine.")] = 1,
     json_path: JsonOption = None,
 ) -> None:
-    """Read, normalise and tokenise a corpus into shards.
+    """Read, clean and tokenise a corpus into shards.
 
-    Alone, or under mpirun -n N or srun: the shards are the same to the byte. A finished build of the same recipe and
-    files is left as it is.
+    With --workers, under mpirun -n N or srun, or as a job array: the shards are the same to the byte. After a failure
+    the same command goes on where the build was. A finished build of the same recipe and files is left as it is.
 
     mlc prep build recipes/demo_prep.toml --set tokenizer.vocab_size=32000
     """
-    build(recipe, overrides or (), overwrite, json_path)
+    build(recipe, overrides or (), overwrite, json_path, workers)
 
 
 @app.command("verify", epilog="Example: mlc prep verify shards --json faults.json")
@@ -75,6 +76,7 @@ def build(
     overrides: list[str] | tuple[str, ...] = (),
     overwrite: bool = False,
     json_path: Path | None = None,
+    workers: int = 1,
 ) -> BuildResult:
     """`mlc prep build`.
 
@@ -85,7 +87,7 @@ def build(
     recipe = ranks.on_first(lambda: read_recipe(recipe_path, PrepRecipe, overrides))
     console = Console()
     with _progress(console, ranks) as progress:
-        result = build_shards(recipe, str(recipe_path), ranks, overwrite, progress)
+        result = build_shards(recipe, str(recipe_path), ranks, overwrite, progress, workers)
     if ranks.rank == 0:
         manifest = result.manifest
         console.print(_table(manifest, manifest.shards))

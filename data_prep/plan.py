@@ -12,31 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_prep.recipe import DocumentsSection, PrepRecipe
+from data_prep.cleaning.evaluation_texts import find_files
+from data_prep.readers.source import SourceFormat, format_of
+from data_prep.recipe import DocumentsSection, PairsSection, PrepRecipe
+from data_prep.segment import Split
 from mlc.config import digest
 from mlc.errors import RecipeError
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one table of the recipe that go into one shard, and how their records are read.
+    """Files of one table of the recipe that go into one shard.
 
     Attributes:
-        text_fields: of a JSON record: one field for documents, two for pairs.
-        group_fields: whose values make the group key.
-        group_required: a record without them is set aside; otherwise it has no group.
-        separator: of documents in plain text.
+        reading: how their records are read.
         sequences: how a document is split; pairs are not split.
     """
 
     files: tuple[Path, ...]
-    format: Literal["text", "jsonl", "auto"]
-    text_fields: tuple[str, ...]
-    group_fields: tuple[str, ...]
-    group_required: bool
+    reading: SourceFormat
     max_documents: int | None = None
-    separator: Literal["blank_line", "line"] = "blank_line"
-    sequences: Literal["line", "sentence", "whole"] = "line"
+    sequences: Split = "line"
 
 
 @dataclass(frozen=True)
@@ -87,49 +83,50 @@ def plan_shards(recipe: PrepRecipe, where: str) -> tuple[ShardPlan, ...]:
                     needed="one order in all [[pairs]] tables",
                     where=f"{where}: pairs[{i}]",
                 )
-            source = Source(
-                files=files,
-                format="jsonl",
-                text_fields=fields,
-                group_fields=("source", "id") if pairs.group_fields is None else pairs.group_fields,
-                group_required=pairs.group_fields is not None,
-                max_documents=pairs.max_documents,
-                sequences="whole",
-            )
-            sources.setdefault(couple, []).append(source)
+            sources.setdefault(couple, []).append(_pairs_source(pairs, couple, fields, files))
     plans = [_plan(languages, found) for languages, found in sources.items()]
     _refuse_equal_file_names(plans, where)
     return tuple(sorted(plans, key=lambda plan: plan.name))
 
 
-def sources_digest(plans: Sequence[ShardPlan], tokenizer_path: str) -> str:
-    """Digest of the source files' names, sizes and times of change: tells whether a finished build is up to date."""
-    files = [str(file) for plan in plans for file in plan.files] + ([tokenizer_path] if tokenizer_path else [])
+def sources_digest(plans: Sequence[ShardPlan], recipe: PrepRecipe) -> str:
+    """Digest of the source files' names, sizes and times of change: tells whether a finished build is up to date.
+
+    Files of an existing tokenizer and of evaluation sets count too.
+    """
+    files = [str(file) for plan in plans for file in plan.files]
+    files += [recipe.tokenizer.path] if recipe.tokenizer.path else []
+    if recipe.cleaning.contamination is not None:
+        files += [str(path) for path in find_files(recipe.cleaning.contamination.paths)]
     return digest([[file, Path(file).stat().st_size, Path(file).stat().st_mtime_ns] for file in files])
 
 
-def share_out(plans: Sequence[ShardPlan], size: int) -> list[list[ShardPlan]]:
-    """Give each of `size` ranks whole shards, the largest first to whoever has the least; the same on every rank."""
-    shares: list[list[ShardPlan]] = [[] for _ in range(size)]
-    loads = [0] * size
-    for plan in sorted(plans, key=lambda plan: (-plan.source_bytes, plan.name)):
-        rank = loads.index(min(loads))
-        shares[rank].append(plan)
-        loads[rank] += plan.source_bytes
-    return shares
-
-
 def _documents_source(section: DocumentsSection, files: tuple[Path, ...]) -> Source:
-    return Source(
-        files=files,
+    reading = SourceFormat(
         format=section.format,
         text_fields=(section.text_field,),
         group_fields=(section.group_field or section.id_field,),
         group_required=bool(section.group_field),
-        max_documents=section.max_documents,
         separator=section.separator,
-        sequences=section.sequences,
+        delimiter=section.delimiter,
+        header=section.header,
     )
+    return Source(files, reading, section.max_documents, section.sequences)
+
+
+def _pairs_source(
+    section: PairsSection, languages: tuple[str, str], fields: tuple[str, str], files: tuple[Path, ...]
+) -> Source:
+    found = {format_of(file, section.format) for file in files}
+    is_tmx = found == {"tmx"}
+    reading = SourceFormat(
+        format="jsonl" if found == {"text"} else section.format,
+        text_fields=fields,
+        group_fields=section.group_fields if section.group_fields is not None else () if is_tmx else ("source", "id"),
+        group_required=section.group_fields is not None,
+        languages=languages if is_tmx else (),
+    )
+    return Source(files, reading, section.max_documents, "whole")
 
 
 def _plan(languages: tuple[str, ...], sources: list[Source]) -> ShardPlan:

@@ -26,6 +26,11 @@ class Ranks:
     size: int = 1
     communicator: Any = None
 
+    @property
+    def is_array(self) -> bool:
+        """Whether there are others that only the output folder connects with this one: tasks of a job array."""
+        return self.communicator is None and self.size > 1
+
     def everywhere(self, work: Callable[[], T]) -> list[T]:
         """Every rank does its `work`; all get all results, in the order of ranks.
 
@@ -38,7 +43,11 @@ class Ranks:
         return [self._value_of(outcome, rank) for rank, outcome in enumerate(outcomes)]
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """Rank 0 does the `work`; all get its result, or raise its error."""
+        """Rank 0 does the `work`; all get its result, or raise its error. Without a communicator every process does it.
+
+        Raises:
+            MlcError: of the work.
+        """
         if self.communicator is None:
             return work()
         value: T = self._value_of(self.communicator.bcast(self._try(work) if self.rank == 0 else None), 0)
@@ -75,7 +84,7 @@ def find_ranks(environ: Mapping[str, str]) -> Ranks:
     _refuse_separate_builds(environ)
     found = _launched_size(environ)
     if found is None:
-        return Ranks()
+        return _array_task(environ)
     launcher, size = found
     if size == 1:
         return Ranks()
@@ -100,14 +109,18 @@ def find_ranks(environ: Mapping[str, str]) -> Ranks:
     return Ranks(communicator.rank, communicator.size, communicator)
 
 
+def _array_task(environ: Mapping[str, str]) -> Ranks:
+    """A task of a SLURM job array, which knows the others through the output folder alone; or a process by itself."""
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+    if not all(name in environ for name in names):
+        return Ranks()
+    number, first, count = (_number(environ, name) for name in names)
+    return Ranks(number - first, count)
+
+
 def _refuse_separate_builds(environ: Mapping[str, str]) -> None:
     """Processes that do not know of one another would each do the whole build, in one folder."""
     needed = "one process, or several under mpirun or srun --mpi=pmix"
-    name = "SLURM_ARRAY_TASK_COUNT"
-    if name in environ and _number(environ, name) > 1:
-        raise UsageError(
-            "the tasks of a job array cannot share a build", found=f"{name} = {environ[name]}", needed=needed
-        )
     name = "WORLD_SIZE"
     if name in environ and _number(environ, name) > 1 and _launched_size(environ) is None:
         raise UsageError(

@@ -14,6 +14,9 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
+from data_prep.cleaning.section import CleaningSection
+from data_prep.duplicates.section import DuplicatesSection
+from data_prep.encoding.training import LARGEST_VOCABULARY
 from mlc.config import NonNegative, Positive, Section, digest
 
 LANGUAGE = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
@@ -28,7 +31,9 @@ class BuildSection(Section):
     seed: NonNegative = 1
     """Chooses the tokenizer's training sample."""
     max_rejected_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
-    """The build stops when more than this share of a shard's records had to be set aside."""
+    """The build stops when more than this share of a shard's records could not be read."""
+    unit_bytes: Annotated[int, pydantic.Field(ge=1)] = 32 << 20
+    """Of source files on disk in one piece of work, about."""
 
 
 class NormaliseSection(Section):
@@ -47,8 +52,9 @@ class TokenizerSection(Section):
     """Either an existing SentencePiece model (`path`) or the size of one to train (`vocab_size`)."""
 
     path: str = ""
-    vocab_size: NonNegative = 0
-    """Ids of a new BPE model: special tokens, 256 byte pieces, the rest learned."""
+    model_type: Literal["bpe", "unigram"] = "bpe"
+    vocab_size: Annotated[int, pydantic.Field(ge=0, le=LARGEST_VOCABULARY)] = 0
+    """Ids of a new model: special tokens, 256 byte pieces, the rest learned."""
     character_coverage: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9995
     """Share of the sample's characters that get a piece of their own; the others are spelled in bytes."""
     language_exponent: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
@@ -76,13 +82,17 @@ class DocumentsSection(Section):
     """Instead of `language`: one shard for each, from paths with {language} in them."""
     paths: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
     """Files or globs; plain, .gz or .zst. A glob's files are read in the order of their names."""
-    format: Literal["auto", "text", "jsonl"] = "auto"
-    """auto: jsonl for .jsonl, .ndjson and .json (also compressed), else text."""
+    format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "dataset"] = "auto"
+    """auto: by the file's name, also compressed; a folder is a data set of Hugging Face's `datasets`, else text."""
     text_field: str = "text"
     id_field: str = "id"
-    """jsonl: names the document; documents of the same id in two languages are the same document."""
+    """Names the document; documents of the same id in two languages are the same document. Not of plain text."""
     group_field: str = ""
-    """jsonl: field to match documents of several languages by, if it is not `id_field`; then every record needs it."""
+    """Field to match documents of several languages by, if it is not `id_field`; then every record needs it."""
+    header: bool = True
+    """csv, tsv: the first line names the columns; else fields are their numbers from 0, as "0"."""
+    delimiter: str = ""
+    """csv, tsv: one character; empty: a comma, or a tab."""
     separator: Literal["blank_line", "line"] = "blank_line"
     """text: what ends a document."""
     sequences: Literal["line", "sentence"] = "line"
@@ -113,6 +123,8 @@ class PairsSection(Section):
     seconds: tuple[str, ...] = ()
     """Instead of `languages`: pairs of `first` with each of these, from paths with {second} in them."""
     paths: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "tmx"] = "auto"
+    """auto: by the file's name, jsonl where that says nothing."""
     fields: tuple[str, ...] = ()
     """Names of the two text fields; {second} stands for the language. Empty: the language codes."""
     group_fields: tuple[str, ...] | None = None
@@ -152,6 +164,8 @@ class PrepRecipe(Section):
 
     build: BuildSection
     normalise: NormaliseSection = NormaliseSection()
+    cleaning: CleaningSection = CleaningSection()
+    duplicates: DuplicatesSection = DuplicatesSection()
     tokenizer: TokenizerSection
     documents: tuple[DocumentsSection, ...] = ()
     pairs: tuple[PairsSection, ...] = ()

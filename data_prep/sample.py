@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,16 +22,14 @@ from pathlib import Path
 
 import xxhash
 
-from data_prep.prepare import Prepared
-
 
 @dataclass(frozen=True)
 class Candidates:
-    """One shard's sequences in one language that may come into the sample.
+    """One unit's sequences in one language that may come into the sample.
 
     Attributes:
         file: JSON lines [hash, text], ascending, without duplicates.
-        total_bytes: of all sequences the shard has in the language, chosen or not.
+        total_bytes: of all sequences the unit has in the language, chosen or not.
     """
 
     language: str
@@ -38,29 +38,37 @@ class Candidates:
 
 
 def choose_candidates(
-    documents: Iterable[Prepared], languages: Sequence[str], sample_bytes: int, seed: int, folder: Path, mark: str
+    documents: Iterable[Sequence[Sequence[str]]],
+    languages: Sequence[str],
+    sample_bytes: int,
+    seed: int,
+    folder: Path,
+    mark: str,
 ) -> list[Candidates]:
     """Keep the sequences of smallest hash until they fill `sample_bytes` for each language: no sample needs more.
 
     Args:
-        documents: of one shard.
-        languages: of its sides.
-        sample_bytes: the whole sample's budget.
+        documents: of one unit, each the sequences of its sides.
+        languages: of the sides.
+        sample_bytes: what the sample can take of them at most.
         seed: of the recipe.
         folder: for the candidates' files.
-        mark: a file name that no other shard uses.
+        mark: a file name that no other unit uses.
     """
     pools = [_Pool(sample_bytes, seed) for _ in languages]
     for document in documents:
-        for pool, sequences in zip(pools, document.sequences, strict=True):
+        for pool, sequences in zip(pools, document, strict=True):
             for sequence in sequences:
                 pool.offer(sequence)
     folder.mkdir(parents=True, exist_ok=True)
     found, as_json = [], json.JSONEncoder(ensure_ascii=False).encode
     for side, (language, pool) in enumerate(zip(languages, pools, strict=True)):
         file = folder / f"{mark}.{side}.jsonl"
-        with file.open("w", encoding="utf-8") as out:
+        # Another process may be at the same unit, if this one was thought dead: a file is whole whenever it is there.
+        temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
+        with temporary.open("w", encoding="utf-8") as out:
             out.writelines(as_json(item) + "\n" for item in pool.ascending())
+        os.replace(temporary, file)
         found.append(Candidates(language, file, pool.total_bytes))
     return found
 

@@ -17,7 +17,11 @@ _SENTENCE_END = re.compile(
 )
 
 
-def split_sequences(text: str, how: Literal["line", "sentence", "whole"]) -> list[str]:
+Split = Literal["line", "sentence", "whole"]
+"""How a text becomes sequences."""
+
+
+def split_sequences(text: str, how: Split) -> list[str]:
     """Sequences of a text.
 
     Args:

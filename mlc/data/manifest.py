@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -30,6 +31,8 @@ BUILD_NAME = "build.json"
 FORMAT = "mlc-shards"
 FORMAT_VERSION = 1
 NO_GROUP = -1
+_MOST = (1 << 31) - 1  # ids that int32 tokens can hold
+_MOST_COUNTED = 1 << 59  # of anything: 8 bytes for each still have an int64 size
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[sMASK]", "[gMASK]", "[sop]", "[eop]", "[MLM]")
 """In every tokenizer we train, the place of a name in this tuple is its id; in others, see `special_ids`."""
@@ -115,7 +118,7 @@ class Manifest:
         Neither the output folder nor the time counts; paths do, in `ShardEntry.sources` and in `recipe_sha256`.
         """
         text = json.dumps(self._content(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -140,16 +143,22 @@ class Manifest:
             )
         stated = content.pop("sha256", None)
         build = _read_json(folder / BUILD_NAME) if (folder / BUILD_NAME).exists() else {}
+        shards, timing = content.get("shards"), build.get("timing", {})
+        if not isinstance(shards, list):
+            raise ShardError(
+                "the manifest is damaged", found=f"shards = {shards!r:.80}", needed="a list", where=str(path)
+            )
         manifest = cls(
             folder=folder,
-            tokenizer=_parse(content.get("tokenizer"), TokenizerInfo, path),
-            shards=tuple(_parse(entry, ShardEntry, path) for entry in content.get("shards", [])),
+            tokenizer=_parse(content.get("tokenizer"), TokenizerInfo, _TOKENIZER, path),
+            shards=tuple(_parse(entry, ShardEntry, _SHARD, path) for entry in shards),
             recipe_sha256=str(content.get("recipe_sha256", "")),
             version=version,
             created_by=str(build.get("created_by", "")),
-            timing=build.get("timing", {}),
+            timing=timing if isinstance(timing, dict) else {},
             sources_digest=str(build.get("sources_digest", "")),
         )
+        manifest._check_content()
         if stated is not None and stated != manifest.sha256:
             raise ShardError(
                 "the manifest was changed or damaged", found=manifest.sha256, needed=stated, where=str(path)
@@ -201,11 +210,11 @@ class Manifest:
             ShardError: the file is damaged. A shard whose manifest lists no such file has no groups.
         """
         if entry.groups_file not in entry.files:
-            return np.full(entry.documents, NO_GROUP, dtype=np.int64)
+            return np.broadcast_to(np.int64(NO_GROUP), (entry.documents,))
         path = self.folder / entry.groups_file
         try:
-            groups: NDArray[np.int64] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            groups: NDArray[np.int64] = _load_npy(path)
+        except Exception as error:  # numpy's parser of the header raises many kinds
             raise ShardError("the group numbers cannot be read", found=str(error), where=str(path)) from None
         if groups.dtype != np.int64 or groups.shape != (entry.documents,):
             raise ShardError(
@@ -239,6 +248,25 @@ class Manifest:
                         where=str(path),
                         hint=f"mlc prep verify {self.folder}",
                     )
+
+    def _check_content(self) -> None:
+        """Refuse what no build can have written, so that the rest of the code may rely on it."""
+        problems = [] if 0 < self.tokenizer.vocab_size <= _MOST else [f"vocab_size = {self.tokenizer.vocab_size}"]
+        names = [self.tokenizer.file]
+        for entry in self.shards:
+            sides = 1 if entry.kind == "documents" else 2
+            if (len(entry.languages), len(set(entry.prefixes)), len(entry.prefixes)) != (sides, sides, sides):
+                problems.append(f"{entry.kind} with {len(entry.languages)} languages, {len(entry.prefixes)} prefixes")
+            counts = (entry.documents, entry.sequences, entry.tokens, entry.text_bytes)
+            if not all(0 <= count <= _MOST_COUNTED for count in counts):
+                problems.append(f"counts {counts} of {entry.name}")
+            problems += [
+                f"files[{name}] = {facts!r:.80}" for name, facts in entry.files.items() if not _are_facts(facts)
+            ]
+            names += [entry.name, *entry.prefixes, *entry.files]
+        problems += [f"the name {name!r:.80}" for name in names if not _is_name(name)]
+        if problems:
+            raise ShardError("the manifest is damaged", found=problems[0], where=str(self.folder / MANIFEST_NAME))
 
     def _check_tokenizer(self) -> None:
         path = self.folder / self.tokenizer.file
@@ -274,13 +302,16 @@ def group_number(*key: str) -> int:
 
 Parsed = TypeVar("Parsed", TokenizerInfo, ShardEntry)
 
+_TOKENIZER = pydantic.TypeAdapter(TokenizerInfo)  # kept: it takes longer to make one than to use it on many shards
+_SHARD = pydantic.TypeAdapter(ShardEntry)
 
-def _parse(value: Any, kind: type[Parsed], path: Path) -> Parsed:
+
+def _parse(value: Any, kind: type[Parsed], adapter: pydantic.TypeAdapter[Parsed], path: Path) -> Parsed:
     unknown = set(value) - {item.name for item in fields(kind)} if isinstance(value, Mapping) else set()
     try:
         if unknown:
             raise ValueError(f"unknown keys {sorted(unknown)}")
-        return pydantic.TypeAdapter(kind).validate_python(value)
+        return adapter.validate_python(value)
     except ValueError as error:  # pydantic's ValidationError is one
         raise ShardError("the manifest is damaged", found=str(error), where=str(path)) from None
 
@@ -295,12 +326,34 @@ def _read_json(path: Path) -> dict[str, Any]:
             where=str(path.parent),
             hint="mlc prep build RECIPE.toml",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ShardError("the file cannot be read", found=str(error), where=str(path)) from None
     if not isinstance(content, dict):
         raise ShardError("the file holds no JSON object", where=str(path))
     return content
 
 
+def _are_facts(facts: Mapping[str, Any]) -> bool:
+    size, sha256 = facts.get("bytes"), facts.get("sha256")
+    return type(size) is int and size >= 0 and isinstance(sha256, str)
+
+
+def _is_name(name: str) -> bool:
+    """Whether a file can have that name, with a suffix behind it."""
+    return bool(Path(name).name) and "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _load_npy(path: Path) -> NDArray[Any]:
+    """An array from a .npy file; a file whose header asks for another size than it has is refused unread."""
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of the format than 1.0")
+        with warnings.catch_warnings(action="error"):  # of a header that is not quite in order
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if len(shape) != 1 or dtype.hasobject or file.tell() + shape[0] * dtype.itemsize != path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes for {dtype} {shape}")
+        return np.fromfile(file, dtype, shape[0])
+
+
 def _pretty(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode(errors="surrogatepass")

@@ -80,7 +80,7 @@ def test_a_full_disk_is_an_error_with_its_place(corpus: Path, monkeypatch: pytes
     def full(file: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("mlc.data.indexed._sync_and_close", full)
+    monkeypatch.setattr("data_prep.hashed_file.HashedFile.finish", full)
     with pytest.raises(MlcError, match=r"out: a file of the build.*No space left(.|\n)*free space") as error:
         build_in(corpus)
     assert error.value.exit_code == 1

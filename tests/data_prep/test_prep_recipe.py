@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.plan import plan_shards, share_out, sources_digest
+from data_prep.plan import plan_shards, sources_digest
 from data_prep.ranks import Ranks, find_ranks
 from data_prep.recipe import PrepRecipe
 from mlc.config import read_recipe
@@ -99,19 +99,16 @@ seconds = ["fr", "de"]
 fields = ["english", "text_{{second}}"]
 paths = ["{tmp_path}/p.{{second}}.jsonl"]
 """
-    plans = plan_shards(read(tmp_path, text), "r.toml")
+    recipe = read(tmp_path, text)
+    plans = plan_shards(recipe, "r.toml")
     assert [plan.name for plan in plans] == ["documents/de", "documents/en", "pairs/en-de", "pairs/en-fr"]
     assert [path.name for path in plans[1].files] == ["en-1.txt", "en-2.txt", "more.txt"]
     assert [source.sequences for source in plans[1].sources] == ["line", "sentence"]
     assert plans[2].prefixes == ("pairs/en-de.en", "pairs/en-de.de")
-    assert plans[2].sources[0].text_fields == ("english", "text_de")
-    shares = share_out(plans, 3)
-    assert [plan.name for plan in shares[0]] == ["documents/de"]  # the largest has a rank to itself
-    assert sorted(plan.name for share in shares for plan in share) == [plan.name for plan in plans]
-    assert share_out(plans, 9)[8] == []
-    before = sources_digest(plans, "")
+    assert plans[2].sources[0].reading.text_fields == ("english", "text_de")
+    before = sources_digest(plans, recipe)
     (tmp_path / "more.txt").write_text("other")
-    assert sources_digest(plans, "") != before
+    assert sources_digest(plans, recipe) != before
 
 
 def test_the_digest_ignores_where_the_shards_go(tmp_path: Path) -> None:
@@ -149,14 +146,16 @@ def test_a_launcher_that_mpi_does_not_see_is_an_error(environ: dict[str, str], c
         find_ranks(environ)
 
 
-@pytest.mark.parametrize(
-    "environ",
-    [{"SLURM_ARRAY_TASK_COUNT": "4"}, {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_STEP_ID": "0"}, {"WORLD_SIZE": "2"}],
-)
-def test_processes_that_would_each_do_the_whole_build_are_refused(environ: dict[str, str]) -> None:
+def test_processes_that_would_each_do_the_whole_build_are_refused() -> None:
     with pytest.raises(UsageError, match="cannot share a build"):
-        find_ranks(environ)
-    assert find_ranks({name: "1" for name in environ if name != "SLURM_STEP_ID"}) == Ranks()
+        find_ranks({"WORLD_SIZE": "2"})
+    assert find_ranks({"WORLD_SIZE": "1"}) == Ranks()
+
+
+def test_a_task_of_a_job_array_knows_its_place() -> None:
+    environ = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_ID": "5"}
+    assert find_ranks(environ) == Ranks(2, 4)
+    assert find_ranks({"SLURM_ARRAY_TASK_COUNT": "4"}) == Ranks()
 
 
 class TwoRanks:

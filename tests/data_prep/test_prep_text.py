@@ -11,7 +11,6 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.prepare import Prepared
 from data_prep.recipe import NormaliseSection, TokenizerSection
 from data_prep.sample import balanced_sample, choose_candidates, share_bytes
 from data_prep.segment import split_sequences
@@ -221,11 +220,7 @@ def test_the_exponent_balances_languages() -> None:
     assert share_bytes(totals, 100_000, 0.0) == {"big": 90_000, "small": 10_000}
 
 
-def prepared(sequences: list[str]) -> Prepared:
-    return Prepared((sequences,), -1, Path("x.jsonl"), 1)
-
-
-def sample(folder: Path, parts: list[list[Prepared]], seed: int = 1) -> list[str]:
+def sample(folder: Path, parts: list[list[tuple[list[str]]]], seed: int = 1) -> list[str]:
     found = [
         candidates
         for i, part in enumerate(parts)
@@ -236,7 +231,7 @@ def sample(folder: Path, parts: list[list[Prepared]], seed: int = 1) -> list[str
 
 def test_the_sample_is_bounded_spread_and_independent_of_the_split(tmp_path: Path) -> None:
     texts = [f"sentence number {i:04d}" for i in range(1000)]
-    documents = [prepared(texts[i : i + 5] * 2) for i in range(0, 1000, 5)]
+    documents = [(texts[i : i + 5] * 2,) for i in range(0, 1000, 5)]
     *chosen, cut = sample(tmp_path / "one", [documents])
     assert sum(map(len, [*chosen, cut])) == 2000
     assert any(text.startswith(cut) for text in texts)
@@ -251,11 +246,11 @@ def test_the_sample_is_bounded_spread_and_independent_of_the_split(tmp_path: Pat
 def test_one_huge_text_leaves_room_for_others_and_is_cut_to_fit(tmp_path: Path, place: int) -> None:
     """The seed decides where among the hashes the huge text comes; wherever it is, the sample is full."""
     huge = "\u4e2d" * 50_000
-    documents = [prepared([f"sentence number {i:04d}"]) for i in range(300)]
-    documents.insert(100, prepared([huge]))
+    documents = [([f"sentence number {i:04d}"],) for i in range(300)]
+    documents.insert(100, ([huge],))
     chosen = sample(tmp_path / "one", [documents], seed=place)
     assert 1997 < sum(len(text.encode()) for text in chosen) <= 2000  # less than a character short
     assert sample(tmp_path / "two", [documents[200:], documents[:200]], seed=place) == chosen
-    few = [prepared(["one"]), prepared([huge]), prepared(["two"])]
+    few = [(["one"],), ([huge],), (["two"],)]
     chosen = sample(tmp_path / "few", [few], seed=place)
     assert 1997 < sum(len(text.encode()) for text in chosen) <= 2000

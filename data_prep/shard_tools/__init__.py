@@ -1,0 +1,1 @@
+"""Finished shards: adopting other programs' ones, merging and splitting builds."""

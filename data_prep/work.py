@@ -1,0 +1,290 @@
+"""The work on one unit of a build: read, clean, and either fingerprint its documents or encode them.
+
+In:  a `Unit`, and what the recipe says about its source.
+Out: chunks of its documents, for the tokenizer's sample and for fingerprints; or the unit's files
+     (data_prep.unit_files), which are put in place whole.
+
+Documents pass through in chunks, so memory does not grow with a file. All three kinds of work see the same documents in
+the same order: those that are read, can be normalised, and that the cleaning steps leave.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.cleaning.document import Document, Dropped, Step
+from data_prep.cleaning.steps import clean
+from data_prep.encoding.engine import Encoder
+from data_prep.plan import Source
+from data_prep.readers.read import read_range
+from data_prep.readers.record import KEPT_CHARACTERS, Record, Rejected, rejected
+from data_prep.recipe import NormaliseSection
+from data_prep.segment import Split, split_sequences
+from data_prep.unit_files import Side, UnitCounts, UnitRecord, UnitWriter, place_of
+from data_prep.units import Unit
+from mlc.data.text import Unusable, normalise
+from mlc.errors import DataError
+
+CHUNK_CHARACTERS = 4 << 20
+"""Of text that is cleaned and encoded together: enough to hide the cost of a call."""
+NO_TOKENS = "no_tokens"
+_LINE_FEED = 0x0A
+TRIED_RECORDS = 1000
+"""A unit whose first so many records are all set aside is read the wrong way; the rest of it would only take time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A document that is used, and where it comes from.
+
+    Attributes:
+        part, line: see `data_prep.unit_files.place_of`.
+        group: number of its meaning, -1 without one.
+    """
+
+    document: Document
+    part: int
+    line: int
+    group: int
+
+
+@dataclass
+class Chunk:
+    """Consecutive records of a unit.
+
+    Attributes:
+        kept: documents, in order.
+        dropped: the others with the number of their part, in order.
+    """
+
+    kept: list[Kept] = field(default_factory=list)
+    dropped: list[tuple[int, Rejected]] = field(default_factory=list)
+
+
+class UnitReader:
+    """Reads a unit and cleans its documents; to be gone through once.
+
+    Args:
+        unit: what to read.
+        source: how.
+        languages: of the sides.
+        rules: how texts are normalised.
+        steps: of cleaning.
+        on_bytes: called with counts of source bytes as they are read.
+
+    Attributes:
+        lines: of each part, once it has been gone through.
+        records: read so far.
+        unusable: of these, set aside because they could not be read or normalised.
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        source: Source,
+        languages: tuple[str, ...],
+        rules: NormaliseSection,
+        steps: Sequence[Step],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        self._unit, self._source, self._languages = unit, source, languages
+        self._rules, self._steps, self._on_bytes = rules, steps, on_bytes
+        self.lines: list[int] = []
+        self.records = self.unusable = 0
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Chunks of the unit.
+
+        Raises:
+            DataError: a file has changed or is cut short, or none of the first records can be used.
+        """
+        reasons: Counter[str] | None = Counter()
+        for chunk in self._chunks():
+            self._clean(chunk)
+            if reasons is not None:
+                reasons.update(dropped.reason for _, dropped in chunk.dropped)
+                if chunk.kept:
+                    reasons = None
+                elif reasons.total() >= TRIED_RECORDS:
+                    raise _hopeless(self._unit, self._source, reasons)
+            yield chunk
+        for part in self._unit.parts:
+            part.check()
+
+    def _chunks(self) -> Iterator[Chunk]:
+        chunk, characters = Chunk(), 0
+        for number, part in enumerate(self._unit.parts):
+            part.check()
+            reader = read_range(part.file, part.range, self._source.reading, self._on_bytes)
+            for record in reader:
+                self.records += 1
+                found = record if isinstance(record, Rejected) else self._normalised(record, number)
+                if isinstance(found, Rejected):
+                    self.unusable += 1
+                    chunk.dropped.append((number, found))
+                else:
+                    chunk.kept.append(found)
+                    characters += sum(map(len, found.document.texts))
+                if characters >= CHUNK_CHARACTERS or len(chunk.dropped) >= TRIED_RECORDS:
+                    yield chunk
+                    chunk, characters = Chunk(), 0
+            self.lines.append(reader.lines)
+        if chunk.kept or chunk.dropped:
+            yield chunk
+
+    def _normalised(self, record: Record, part: int) -> Kept | Rejected:
+        rules = self._rules
+        try:
+            texts = tuple(
+                [
+                    normalise(
+                        text, nfc=rules.nfc, whitespace=rules.whitespace, control_characters=rules.control_characters
+                    )
+                    for text in record.texts
+                ]
+            )
+        except Unusable as unusable:
+            return rejected(record.line, unusable.reason, unusable.detail, _beginning(record.texts))
+        return Kept(Document(texts, self._languages), part, record.line, record.group)
+
+    def _clean(self, chunk: Chunk) -> None:
+        if not self._steps:
+            return
+        results = clean([kept.document for kept in chunk.kept], self._steps)
+        kept_before, chunk.kept = chunk.kept, []
+        for kept, result in zip(kept_before, results, strict=True):
+            if isinstance(result, Dropped):
+                beginning = _beginning(kept.document.texts)
+                chunk.dropped.append((kept.part, rejected(kept.line, result.reason, result.detail, beginning)))
+            else:
+                chunk.kept.append(Kept(result, kept.part, kept.line, kept.group))
+
+
+def encode_unit(
+    reader: UnitReader,
+    writer: UnitWriter,
+    encoder: Encoder,
+    drops: Mapping[int, str],
+    split: Split,
+    on_done: Callable[[int, int], None],
+) -> UnitRecord:
+    """Encode what a reader gives, and finish the unit.
+
+    Args:
+        reader: of the unit.
+        writer: of its files.
+        encoder: the tokenizer.
+        drops: {place among the reader's documents, from 0: the reason why it is left out}.
+        split: how a text becomes sequences.
+        on_done: called with counts of documents and tokens.
+    """
+    place = 0
+    for chunk in reader:
+        left_out = [drops.get(number) for number in range(place, place + len(chunk.kept))]
+        place += len(chunk.kept)
+        if any(left_out):
+            _leave_out(chunk, left_out)
+        tokens = _encode_chunk(chunk, writer, encoder, split)
+        on_done(len(chunk.kept), tokens)
+    unusable = reader.unusable + writer.dropped[NO_TOKENS]
+    return writer.finish(UnitCounts(tuple(reader.lines), {"records": reader.records, "unusable": unusable}))
+
+
+def _leave_out(chunk: Chunk, reasons: Sequence[str | None]) -> None:
+    kept_before, chunk.kept = chunk.kept, []
+    for kept, reason in zip(kept_before, reasons, strict=True):
+        if reason is None:
+            chunk.kept.append(kept)
+        else:
+            chunk.dropped.append((kept.part, rejected(kept.line, reason, "", _beginning(kept.document.texts))))
+
+
+def _encode_chunk(chunk: Chunk, writer: UnitWriter, encoder: Encoder, split: Split) -> int:
+    """Write a chunk's documents and records set aside; the number of tokens."""
+    encoded = [
+        _encode_side([split_sequences(kept.document.texts[side], split) for kept in chunk.kept], encoder)
+        for side in range(len(chunk.kept[0].document.texts) if chunk.kept else 0)
+    ]
+    if encoded:
+        # A document of which the tokenizer leaves nothing on one side is none.
+        empty = np.logical_or.reduce([side.sizes == 0 for side, _ in encoded])
+        if empty.any():
+            _set_aside_empty(chunk, empty)
+            encoded = [(_without(side, empty), text_bytes[~empty]) for side, text_bytes in encoded]
+    for part, dropped in sorted(chunk.dropped, key=lambda item: (item[0], item[1].line)):
+        writer.reject(part, dropped.line, dropped.reason, dropped.detail, dropped.beginning)
+    if not chunk.kept:
+        return 0
+    writer.add(
+        [side for side, _ in encoded],
+        np.array([kept.group for kept in chunk.kept], np.int64),
+        np.add.reduce([text_bytes for _, text_bytes in encoded]),
+        np.array([place_of(kept.part, kept.line) for kept in chunk.kept], np.int64),
+    )
+    return sum(len(side.tokens) for side, _ in encoded)
+
+
+def _set_aside_empty(chunk: Chunk, empty: NDArray[np.bool_]) -> None:
+    kept_before, chunk.kept = chunk.kept, []
+    for kept, gone in zip(kept_before, empty.tolist(), strict=True):
+        if gone:
+            beginning = _beginning(kept.document.texts)
+            found = rejected(kept.line, NO_TOKENS, "the tokenizer leaves nothing of it", beginning)
+            chunk.dropped.append((kept.part, found))
+        else:
+            chunk.kept.append(kept)
+
+
+def _encode_side(documents: Sequence[list[str]], encoder: Encoder) -> tuple[Side, NDArray[np.int64]]:
+    """Encode the sequences of documents, and count the bytes of each document's text.
+
+    Sequences without tokens are left out.
+    """
+    text = "\n".join(chain.from_iterable(documents)).encode()
+    ids, lengths = encoder.encode_lines(text)
+    sizes = np.fromiter(map(len, documents), np.int64, len(documents))
+    line_bytes = np.diff(np.flatnonzero(np.frombuffer(b"\n" + text + b"\n", np.uint8) == _LINE_FEED)) - 1
+    line_bytes = line_bytes if text else line_bytes[:0]
+    used = lengths > 0
+    if not used.all():
+        lengths, line_bytes = lengths[used], line_bytes[used]
+        sizes = _sums(used, sizes)
+    return Side(ids, lengths, sizes), _sums(line_bytes, sizes)
+
+
+def _sums(values: NDArray[Any], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum over each document's values; `sizes` says how many each has."""
+    totals = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
+    ends = np.cumsum(sizes)
+    found: NDArray[np.int64] = totals[ends] - totals[ends - sizes]
+    return found
+
+
+def _without(side: Side, gone: NDArray[np.bool_]) -> Side:
+    """A side without some of its documents."""
+    sequences = np.repeat(~gone, side.sizes)
+    tokens = np.repeat(sequences, side.lengths)
+    return Side(side.tokens[tokens], side.lengths[sequences], side.sizes[~gone])
+
+
+def _beginning(texts: Sequence[str]) -> str:
+    return " | ".join(text[:KEPT_CHARACTERS] for text in texts)
+
+
+def _hopeless(unit: Unit, source: Source, reasons: Counter[str]) -> DataError:
+    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    fields = ", ".join(source.reading.text_fields)
+    return DataError(
+        f"none of the first {reasons.total()} records could be used",
+        found=listed,
+        needed=f"records with text under {fields}, or plain text",
+        where=str(unit.parts[0].file),
+        hint="set the table's text_field (of pairs: fields) and format; mend the files if these are right",
+    )
