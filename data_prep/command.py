@@ -1,4 +1,4 @@
-"""`mlc prep`: build, verify and inspect shards from the command line.
+"""`mlc prep`: build, verify and inspect shards, and make others of them, from the command line.
 
 In:  arguments.
 Out: tables on the terminal, JSON where it is asked for; errors as `MlcError`, which the caller turns into exit codes.
@@ -21,14 +21,17 @@ from data_prep.inspection import length_histogram, sample_texts
 from data_prep.progress import Progress, RichProgress
 from data_prep.ranks import Ranks, find_ranks
 from data_prep.recipe import PrepRecipe
+from data_prep.shard_commands import add_shard_commands, bar
 from data_prep.tokenizer import Tokenizer
-from data_prep.verify import find_faults
+from data_prep.verify import find_faults, total_bytes
 from mlc.config import read_recipe
 from mlc.data.manifest import Manifest, ShardEntry
 from mlc.errors import MlcError
 from mlc.files import write_json
 
 app = typer.Typer(name="prep", help="Turn text into verified shards, once.", no_args_is_help=True)
+
+add_shard_commands(app)
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON too.")]
 ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder with manifest.json.")]
@@ -55,9 +58,13 @@ def _build_command(
 
 
 @app.command("verify", epilog="Example: mlc prep verify shards --json faults.json")
-def _verify_command(shards: ShardsArgument, json_path: JsonOption = None) -> None:
+def _verify_command(
+    shards: ShardsArgument,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes that read.")] = 1,
+    json_path: JsonOption = None,
+) -> None:
     """Read every byte of a build and compare it with its manifest; exit code 1 lists every fault."""
-    verify(shards, json_path)
+    verify(shards, json_path, jobs)
 
 
 @app.command("inspect", epilog="Example: mlc prep inspect shards --samples 5 --shard documents/de")
@@ -99,7 +106,7 @@ def build(
     return result
 
 
-def verify(shards: Path, json_path: Path | None = None) -> None:
+def verify(shards: Path, json_path: Path | None = None, jobs: int = 1) -> None:
     """`mlc prep verify`.
 
     Raises:
@@ -107,7 +114,8 @@ def verify(shards: Path, json_path: Path | None = None) -> None:
     """
     console = Console()
     manifest = Manifest.read(shards)
-    faults = find_faults(manifest, on_shard=lambda name: console.print(f"reading {escape(name)}", highlight=False))
+    with bar("verifying", total_bytes(manifest)) as on_bytes:
+        faults = find_faults(manifest, jobs=jobs, on_bytes=on_bytes)
     _report(json_path, {"faults": faults, **_summary(manifest)})
     if faults:
         raise MlcError(

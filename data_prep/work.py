@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from data_prep.cleaning.document import Document, Dropped, Step
 from data_prep.cleaning.steps import clean
-from data_prep.encoding.engine import Encoder
+from data_prep.encoding.engine import Encoder, check_sample
 from data_prep.plan import Source
 from data_prep.readers.read import read_range
 from data_prep.readers.record import KEPT_CHARACTERS, Record, Rejected, rejected
@@ -35,6 +35,8 @@ from mlc.errors import DataError
 CHUNK_CHARACTERS = 4 << 20
 """Of text that is cleaned and encoded together: enough to hide the cost of a call."""
 NO_TOKENS = "no_tokens"
+CHECKED_LINES = 100
+"""Of every unit: encoded by the tokenizer's own library too, and compared."""
 _LINE_FEED = 0x0A
 TRIED_RECORDS = 1000
 """A unit whose first so many records are all set aside is read the wrong way; the rest of it would only take time."""
@@ -187,6 +189,8 @@ def encode_unit(
     """
     place = 0
     for chunk in reader:
+        if not place:
+            check_sample(encoder, _first_lines(chunk, split))
         left_out = [drops.get(number) for number in range(place, place + len(chunk.kept))]
         place += len(chunk.kept)
         if any(left_out):
@@ -195,6 +199,11 @@ def encode_unit(
         on_done(len(chunk.kept), tokens)
     unusable = reader.unusable + writer.dropped[NO_TOKENS]
     return writer.finish(UnitCounts(tuple(reader.lines), {"records": reader.records, "unusable": unusable}))
+
+
+def _first_lines(chunk: Chunk, split: Split) -> list[str]:
+    lines = (line for kept in chunk.kept for text in kept.document.texts for line in split_sequences(text, split))
+    return list(islice(lines, CHECKED_LINES))
 
 
 def _leave_out(chunk: Chunk, reasons: Sequence[str | None]) -> None:
