@@ -1,7 +1,7 @@
 """The tokenizer's training sample: bounded, balanced over languages, spread over every file, the same every time.
 
 In:  prepared text.
-Out: sequences for `train_tokenizer`, in a fixed order.
+Out: sequences for `train_model` (data_prep.encoding.training), in a fixed order.
 
 A sequence is in the sample when the hash of (seed, its text) is small enough. So the choice does not depend on ranks or
 on the order of files, is spread evenly over them, and takes a sequence that occurs many times once. The last one is cut

@@ -1,7 +1,7 @@
-"""The SentencePiece tokenizer: trained on a sample, then text to token ids and back.
+"""The SentencePiece tokenizer: text to token ids and back. data_prep.encoding trains it, and encodes faster with it.
 
-In:  sequences of text.
-Out: a model file (bytes, the same for the same sequences in the same order); arrays of ids.
+In:  a model file; sequences of text.
+Out: arrays of ids.
 
 BPE with byte fallback and identity normalisation, so decode(encode(x)) == x for every text: what has no piece of its
 own is spelled in bytes. A space is put before every sequence, so that a word is the same token at its beginning as
@@ -10,9 +10,7 @@ inside it, and sequences read one after the other do not run together.
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,63 +19,11 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from data_prep.recipe import TokenizerSection
 from mlc.data.indexed import token_dtype
 from mlc.data.manifest import SPECIAL_TOKENS
-from mlc.errors import DataError, RecipeError
+from mlc.errors import RecipeError
 
-_LONGEST_LINE_BYTES = 1 << 20  # SentencePiece drops longer ones
-_LONGEST_PART_CHARACTERS = _LONGEST_LINE_BYTES // 4
 _MARK = "\u2581"  # SentencePiece writes a space as this character, so the character itself would come back as a space
-
-
-def train_tokenizer(sequences: Iterable[str], section: TokenizerSection) -> bytes:
-    """Train a BPE model; ids 0-9 are `SPECIAL_TOKENS`, 10-265 the bytes, the rest is learned.
-
-    Args:
-        sequences: training text, in an order that is always the same.
-        section: sizes and choices.
-
-    Raises:
-        DataError: the text is too little for that many pieces.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_parts(sequences),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=section.vocab_size,
-            character_coverage=section.character_coverage,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=True,
-            split_digits=section.split_digits,
-            max_sentencepiece_length=section.max_piece_characters,
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            pad_piece=SPECIAL_TOKENS[0],
-            unk_piece=SPECIAL_TOKENS[1],
-            control_symbols=list(SPECIAL_TOKENS[2:]),
-            input_sentence_size=0,
-            shuffle_input_sentence=False,
-            max_sentence_length=_LONGEST_LINE_BYTES,
-            num_threads=1,  # written into the model file, so it must not follow the machine
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        most = re.search(r"value <= (\d+)", str(error))  # how SentencePiece says that it ran out of pieces
-        raise DataError(
-            "the tokenizer cannot be trained on this sample",
-            found=f"vocab_size = {section.vocab_size}" if most else str(error).splitlines()[0],
-            needed=f"vocab_size <= {most[1]}, or more text" if most else None,
-            where="tokenizer",
-            hint="lower tokenizer.vocab_size, or raise tokenizer.sample_bytes",
-        ) from None
-    return model.getvalue()
 
 
 class Tokenizer:
@@ -158,9 +104,3 @@ class Tokenizer:
 
     def _byte_id(self, byte: int) -> int:
         return int(self._processor.piece_to_id(f"<0x{byte:02X}>"))
-
-
-def _parts(sequences: Iterable[str]) -> Iterator[str]:
-    for sequence in sequences:
-        for start in range(0, len(sequence), _LONGEST_PART_CHARACTERS):
-            yield sequence[start : start + _LONGEST_PART_CHARACTERS]

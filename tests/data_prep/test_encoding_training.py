@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.encoding.training import ModelSettings, train_model
-from data_prep.recipe import TokenizerSection
-from data_prep.tokenizer import Tokenizer, train_tokenizer
+from data_prep.tokenizer import Tokenizer
 from mlc.data.manifest import SPECIAL_TOKENS
 from mlc.errors import DataError
 
@@ -59,10 +58,6 @@ def test_nothing_is_lost(tokenizers: dict[str, Tokenizer], kind: str, text: str)
     (ids,) = tokenizers[kind].encode([text])
     assert tokenizers[kind].decode(ids) == text
     assert (ids >= len(SPECIAL_TOKENS)).all()
-
-
-def test_bpe_models_are_those_of_before() -> None:
-    assert model_of("bpe") == train_tokenizer(CORPUS, TokenizerSection(vocab_size=312, character_coverage=0.99))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.recipe import NormaliseSection, TokenizerSection
+from data_prep.encoding.training import ModelSettings, train_model
+from data_prep.recipe import NormaliseSection
 from data_prep.sample import balanced_sample, choose_candidates, share_bytes
 from data_prep.segment import split_sequences
-from data_prep.tokenizer import Tokenizer, train_tokenizer
+from data_prep.tokenizer import Tokenizer
 from mlc.data.manifest import SPECIAL_TOKENS
 from mlc.data.text import Unusable, normalise
 from mlc.errors import DataError, RecipeError
@@ -109,13 +111,13 @@ CORPUS = [
     for i in range(200)
     for word in ("tree", "house", "river", "[MASK]", "<0x0A>")
 ]
-SECTION = TokenizerSection(vocab_size=380, character_coverage=0.99)
+SETTINGS = ModelSettings("bpe", 380, 0.99, True, 16)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    path.write_bytes(train_tokenizer(CORPUS, SECTION))
+    path.write_bytes(train_model(CORPUS, SETTINGS))
     return path
 
 
@@ -162,12 +164,12 @@ def test_digits_are_single(tokenizer: Tokenizer) -> None:
 
 
 def test_training_is_deterministic(model: Path) -> None:
-    assert train_tokenizer(iter(CORPUS), SECTION) == model.read_bytes()
+    assert train_model(iter(CORPUS), SETTINGS) == model.read_bytes()
 
 
 def test_too_little_text_for_the_vocabulary() -> None:
     with pytest.raises(DataError, match=r"vocab_size = 5000; needed vocab_size <= \d+"):
-        train_tokenizer(["a b c"], TokenizerSection(vocab_size=5000))
+        train_model(["a b c"], dataclasses.replace(SETTINGS, vocab_size=5000))
 
 
 def test_a_foreign_model_gets_the_missing_special_tokens(tmp_path: Path) -> None:
