@@ -82,8 +82,8 @@ class DocumentsSection(Section):
     """Instead of `language`: one shard for each, from paths with {language} in them."""
     paths: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
     """Files or globs; plain, .gz or .zst. A glob's files are read in the order of their names."""
-    format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet", "dataset"] = "auto"
-    """auto: by the file's name, also compressed; a folder is a data set of Hugging Face's `datasets`, else text."""
+    format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = "auto"
+    """auto: by the file's name, also compressed; text where that says nothing."""
     text_field: str = "text"
     id_field: str = "id"
     """Names the document; documents of the same id in two languages are the same document. Not of plain text."""
