@@ -31,9 +31,10 @@ from data_prep.board import Board
 from data_prep.claims import Claims, do_together
 from data_prep.plan import plan_shards, sources_digest
 from data_prep.progress import BOARD, Progress, board_folder, watched
+from data_prep.project import STAGE_NAMES, WORK_FOLDER, Project
 from data_prep.ranks import Ranks
 from data_prep.recipe import PrepRecipe
-from data_prep.stages import STAGE_NAMES, WORK_FOLDER, Project, Stages
+from data_prep.stages import Stages
 from data_prep.tokenizer import Tokenizer
 from data_prep.units import plan_units
 from mlc.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerInfo

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from data_prep.board import Board, Counts
-from data_prep.stages import STAGE_NAMES, STAGES_OF_UNITS, Project
+from data_prep.project import STAGE_NAMES, STAGES_OF_UNITS, Project
 
 BOARD = "board"
 _SECONDS_BETWEEN_LOOKS = 0.5

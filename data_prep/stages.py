@@ -21,7 +21,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from data_prep.encoding.engine import Encoder
 from data_prep.encoding.training import ModelSettings, train_model
 from data_prep.join import JoinPlan, PlacedUnit, join_rejected, join_shard
 from data_prep.plan import ShardPlan
-from data_prep.recipe import PrepRecipe
+from data_prep.project import Project
 from data_prep.sample import Candidates, balanced_sample, choose_candidates
 from data_prep.segment import split_sequences
 from data_prep.tokenizer import Tokenizer
@@ -51,11 +51,6 @@ from mlc.data.manifest import ShardEntry
 from mlc.errors import DataError
 from mlc.files import hash_file, write_atomically
 
-STAGE_NAMES = ("evaluation sets", "sample", "tokenizer", "fingerprints", "links", "duplicates", "encode", "join")
-"""In the order in which each needs what those before it have made."""
-STAGES_OF_UNITS = ("sample", "fingerprints", "encode")
-"""These read all source files."""
-WORK_FOLDER = ".work"
 DONE = "done"
 SAMPLE_SPARE = 4
 """A unit offers so many times its share of the tokenizer's sample: shares of a uniform choice vary little."""
@@ -63,31 +58,6 @@ SMALLEST_OFFER_BYTES = 1 << 20
 BYTES_OF_A_SHARE = 256 << 20
 MOST_SHARES = 256
 """Of the hash space; as many processes can look for duplicates of one scope at once."""
-
-
-@dataclass(frozen=True)
-class Project:
-    """What all processes of a build agree on.
-
-    Attributes:
-        plans: of the shards, in the manifest's order.
-        units: of each shard, by its name.
-    """
-
-    recipe: PrepRecipe
-    output: Path
-    plans: tuple[ShardPlan, ...]
-    units: dict[str, tuple[Unit, ...]]
-
-    @property
-    def work(self) -> Path:
-        """Folder of what is only needed until the build is finished."""
-        return self.output / WORK_FOLDER
-
-    @cached_property
-    def all_units(self) -> tuple[Unit, ...]:
-        """In the order of the corpus."""
-        return tuple(unit for plan in self.plans for unit in self.units[plan.name])
 
 
 class Stages:
