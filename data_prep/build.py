@@ -92,7 +92,7 @@ def build_shards(
     try:
         with watched(project, progress):
             if workers == 1:
-                ranks.everywhere(_guarded(output, work_on, project, ranks.rank))
+                ranks.everywhere(_guarded(output, work_on, project, ranks.rank, ranks.size))
             else:
                 _with_workers(project, workers)
         manifest = ranks.on_first(_guarded(output, _finish, project, state, started, ranks.size * workers))
@@ -105,12 +105,13 @@ def build_shards(
     return BuildResult(manifest, built=True)
 
 
-def work_on(project: Project, first: int = 0) -> None:
+def work_on(project: Project, number: int = 0, processes: int = 1) -> None:
     """Go through the stages until every shard is joined, together with all who do the same.
 
     Args:
         project: the same in every process.
-        first: number of this process among those started together.
+        number: of this process among those that were started together, which begin at different tasks.
+        processes: how many these are.
 
     Raises:
         MlcError: a task failed, here or in another process.
@@ -125,8 +126,8 @@ def work_on(project: Project, first: int = 0) -> None:
             board = Board(board_folder(project, stage))
             board.note()
             tasks = Stages(project, board).tasks(stage)
-            begin = first * max(1, len(tasks) // 7)
-            do_together(tasks, claims, first=begin, look=partial(_look_for_failure, failed))
+            first = len(tasks) * number // processes
+            do_together(tasks, claims, first=first, look=partial(_look_for_failure, failed))
             board.note()
     except Exception as error:
         if not failed.exists():
@@ -144,7 +145,7 @@ def _with_workers(project: Project, workers: int) -> None:
     """Start processes that do the work, and wait for them."""
     # Not forked: threads of libraries that this process has used would not be there.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_work_in_child, project, number) for number in range(workers)]
+        futures = [pool.submit(_work_in_child, project, number, workers) for number in range(workers)]
         try:
             errors = [future.result() for future in futures]
         except BrokenProcessPool:
@@ -158,9 +159,9 @@ def _with_workers(project: Project, workers: int) -> None:
         raise first
 
 
-def _work_in_child(project: Project, first: int) -> MlcError | None:
+def _work_in_child(project: Project, number: int, processes: int) -> MlcError | None:
     try:
-        _guarded(project.output, work_on, project, first)()
+        _guarded(project.output, work_on, project, number, processes)()
     except MlcError as error:
         return error
     return None

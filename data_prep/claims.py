@@ -121,15 +121,15 @@ def do_together(
     Args:
         tasks: the same in every process, in any order.
         claims: where to claim them.
-        first: number of this process among those that were started together: they begin at different tasks, so that
-            they seldom meet.
+        first: place in the order of size at which this process begins. Processes that were started together begin at
+            different ones, so that they seldom meet.
         look: called now and then; an error of it ends the work, such as one that another process has left.
 
     Raises:
         Exception: of a task.
     """
     left = sorted(tasks, key=lambda task: (-task.bytes, task.name))
-    left = left[first % max(1, len(left)) :] + left[: first % max(1, len(left))] if first else left
+    left = left[first:] + left[:first]
     while left:
         waiting = []
         for task in left:
