@@ -101,6 +101,7 @@ def test_workers_and_job_arrays_write_the_bytes_of_one_process(larger: Path) -> 
     assert hashes(larger / "array") == hashes(larger / "alone")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_started_again(larger: Path) -> None:
     build_alone(larger, "alone")
     generator, kills = random.Random(1), 0

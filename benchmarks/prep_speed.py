@@ -1,0 +1,173 @@
+"""A whole build of shards against its tokenizer alone and against other programs, in MB of UTF-8 text a second.
+
+    python benchmarks/prep_speed.py CORPUS --tokenizer tokenizer.model --copies 10       # CORPUS: <language>.jsonl.zst
+    python benchmarks/prep_speed.py CORPUS --tokenizer tokenizer.model --datatrove ~/dt/bin/python
+
+Every row is a whole command with its start, its reading and its hashing; cleaning is off. `--copies` links the corpus
+under different names, so that a build has as many files. The tokenizer alone encodes text that lies in memory, in two
+processes, on the same cores. Hugging Face's `datasets.map` and datatrove's `DocumentTokenizer` get the beginning of the
+corpus, of `--others-megabytes`; datatrove runs in an environment of its own (it needs other versions of libraries).
+Rounds are gone through by turns; medians are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import tokenizer_speed
+import zstandard
+
+from data_prep.encoding.merge_list import merge_list_json
+
+DATASETS_PROGRAM = """
+import sys
+from datasets import load_dataset
+from tokenizers import Tokenizer
+def encode(batch):
+    return {"ids": [found.ids for found in tokenizer.encode_batch(batch["text"], add_special_tokens=False)]}
+tokenizer = Tokenizer.from_file(sys.argv[2])
+data = load_dataset("json", data_files=sys.argv[1], split="train", cache_dir=sys.argv[3])
+data.map(encode, batched=True, num_proc=2, remove_columns=data.column_names)
+"""
+DATATROVE_PROGRAM = """
+import sys
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.tokens import DocumentTokenizer
+LocalPipelineExecutor(
+    pipeline=[
+        JsonlReader(sys.argv[1], glob_pattern="*.jsonl"),
+        DocumentTokenizer(sys.argv[3] + "/tokens", tokenizer_name_or_path=sys.argv[2], shuffle_documents=False),
+    ],
+    tasks=2,
+    workers=2,
+    logging_dir=sys.argv[3] + "/logs",
+).run()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a SentencePiece BPE model")
+    parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--others-megabytes", type=float, default=40)
+    parser.add_argument("--alone-megabytes", type=float, default=200, help="of text in memory for the tokenizer alone")
+    parser.add_argument("--datatrove", help="python of an environment with datatrove")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, Path(folder))
+        rows: dict[str, Callable[[], float]] = {
+            "tokenizer alone, 2 processes": bench.alone,
+            "mlc prep build --workers 2": lambda: bench.build("--workers", "2"),
+            "mlc prep build": bench.build,
+            "datasets.map, 2 processes": bench.datasets,
+        }
+        if options.datatrove:
+            rows["datatrove, 2 workers"] = bench.datatrove
+        found: dict[str, list[float]] = {name: [] for name in rows}
+        for _ in range(options.rounds):
+            for name, measure in rows.items():
+                found[name].append(measure())
+        report(found, bench.text_megabytes)
+
+
+class Bench:
+    """The corpus in the forms that each program reads."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._options, self._folder = options, folder
+        files = sorted(options.corpus.glob("*.jsonl.zst"))
+        if not files:
+            raise SystemExit(f"no .jsonl.zst in {options.corpus}")
+        self._languages = [path.name.removesuffix(".jsonl.zst") for path in files]
+        for copy in range(options.copies):
+            for path in files:
+                (folder / f"{path.name.removesuffix('.jsonl.zst')}.{copy}.jsonl.zst").symlink_to(path.resolve())
+        self._beginning = folder / "beginning"
+        self._beginning.mkdir()
+        self._others_megabytes = write_beginning(files, self._beginning, options.others_megabytes)
+        (folder / "tokenizer.json").write_text(merge_list_json(options.tokenizer.read_bytes()), encoding="utf-8")
+        chunks = tokenizer_speed.chunks_of(files, int(options.alone_megabytes * 1e6), 4 << 20)
+        self._chunks = list(chunks)
+        self.text_megabytes = 0.0
+
+    def build(self, *arguments: str) -> float:
+        output = self._folder / "out"
+        recipe = self._folder / "prep.toml"
+        languages = ", ".join(f'"{language}"' for language in self._languages)
+        recipe.write_text(
+            f'[build]\noutput = "{output}"\n[tokenizer]\npath = "{self._options.tokenizer.resolve()}"\n'
+            '[normalise]\nnfc = false\nwhitespace = false\ncontrol_characters = "keep"\n'
+            f'[[documents]]\nlanguages = [{languages}]\npaths = ["{self._folder}/{{language}}.*.jsonl.zst"]\n',
+            encoding="utf-8",
+        )
+        seconds = timed([sys.executable, "-m", "mlc", "prep", "build", str(recipe), *arguments])
+        entries = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["shards"]
+        self.text_megabytes = sum(entry["text_bytes"] for entry in entries) / 1e6
+        shutil.rmtree(output)
+        return self.text_megabytes / seconds
+
+    def alone(self) -> float:
+        row = next(row for row in tokenizer_speed.ROWS if "gigatoken" in row.name)
+        return tokenizer_speed.speed(row, self._options.tokenizer, self._chunks, 2)
+
+    def datasets(self) -> float:
+        return self._other([sys.executable, "-c", DATASETS_PROGRAM, str(self._beginning / "text.jsonl")])
+
+    def datatrove(self) -> float:
+        return self._other([self._options.datatrove, "-c", DATATROVE_PROGRAM, str(self._beginning)])
+
+    def _other(self, command: list[str]) -> float:
+        with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
+            return self._others_megabytes / timed([*command, str(self._folder / "tokenizer.json"), scratch])
+
+
+def write_beginning(files: list[Path], folder: Path, megabytes: float) -> float:
+    """The first documents of every file as one plain JSONL file; MB of text in it."""
+    written = 0
+    with (folder / "text.jsonl").open("wb") as out:
+        for path in files:
+            taken = 0
+            with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+                for line in stream.read().splitlines(keepends=True):
+                    if taken >= megabytes * 1e6 / len(files):
+                        break
+                    out.write(line)
+                    taken += len(json.loads(line)["text"].encode())
+            written += taken
+    return written / 1e6
+
+
+def timed(command: list[str]) -> float:
+    """Seconds of a whole command."""
+    environ = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    started = time.perf_counter()
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{command[:4]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return seconds
+
+
+def report(found: dict[str, list[float]], text_megabytes: float) -> None:
+    """Markdown; ratios are of the build with two workers to the row."""
+    middle = {name: statistics.median(speeds) for name, speeds in found.items()}
+    print(f"{text_megabytes:,.0f} MB of text in the build\n\n| | MB/s | the build with 2 workers is |\n|---|---:|---|")
+    for name, speed in middle.items():
+        print(f"| {name} | {speed:.1f} | {middle['mlc prep build --workers 2'] / speed:.2f} x |")
+
+
+if __name__ == "__main__":
+    main()
