@@ -95,9 +95,12 @@ def _beside_training(ready: torch.cuda.Event | None) -> Iterator[None]:
 
 
 def _stretches(tensors: Sequence[Tensor]) -> tuple[list[_Stretch], list[tuple[int, int]]]:
-    """Stretches that cover contiguous tensors; for each tensor the number of its stretch, and its first byte in it."""
+    """Stretches that cover contiguous tensors; for each tensor the number of its stretch, and its first byte in it.
+
+    Stretches are numbered in the order of `tensors`: addresses of small temporary copies change from save to save.
+    """
     stretches: list[_Stretch] = []
-    places = [(0, 0)] * len(tensors)
+    found = [(0, 0)] * len(tensors)
     for number in sorted(range(len(tensors)), key=lambda number: _address(tensors[number])):
         tensor = tensors[number]
         storage, start = tensor.untyped_storage(), _address(tensor)[1]
@@ -107,8 +110,10 @@ def _stretches(tensors: Sequence[Tensor]) -> tuple[list[_Stretch], list[tuple[in
             last = _Stretch(storage, tensor.device, aligned, aligned)
             stretches.append(last)
         last.end = max(last.end, start + tensor.nbytes)
-        places[number] = (len(stretches) - 1, start - last.start)
-    return stretches, places
+        found[number] = (len(stretches) - 1, start - last.start)
+    order = list(dict.fromkeys(stretch for stretch, _ in found))
+    numbers = {stretch: number for number, stretch in enumerate(order)}
+    return [stretches[stretch] for stretch in order], [(numbers[stretch], start) for stretch, start in found]
 
 
 def _address(tensor: Tensor) -> tuple[int, int]:

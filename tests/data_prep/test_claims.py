@@ -8,12 +8,15 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_prep.claims import Claims, Task, do_together
 
 SHORT_LEASE_SECONDS = 0.6
+TASK_SECONDS = 0.01
+"""Long enough for every process to get its turn on few cores."""
 
 
 def tasks_of(folder: Path, count: int) -> list[Task]:
@@ -25,6 +28,7 @@ def tasks_of(folder: Path, count: int) -> list[Task]:
         def run() -> None:
             with (folder / "log").open("a") as log:
                 log.write(f"{number} {os.getpid()}\n")
+            time.sleep(TASK_SECONDS)
             temporary = folder / f"temporary-{number}-{os.getpid()}"
             temporary.write_text(str(number))
             os.replace(temporary, result)
@@ -34,7 +38,9 @@ def tasks_of(folder: Path, count: int) -> list[Task]:
     return [task(number) for number in range(count)]
 
 
-def work(folder: Path, count: int, first: int) -> None:
+def work(folder: Path, count: int, first: int, all_ready: Any = None) -> None:
+    if all_ready is not None:
+        all_ready.wait()
     do_together(tasks_of(folder, count), Claims(folder / "claims"), first=first, seconds_between_looks=0.01)
 
 
@@ -61,7 +67,8 @@ def log_of(folder: Path) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("processes", [1, 4])
 def test_every_task_is_done_once(processes: int, folder: Path) -> None:
     context = multiprocessing.get_context("fork")
-    started = [context.Process(target=work, args=(folder, 60, 15 * number)) for number in range(processes)]
+    ready = context.Barrier(processes)
+    started = [context.Process(target=work, args=(folder, 60, 15 * number, ready)) for number in range(processes)]
     for process in started:
         process.start()
     for process in started:

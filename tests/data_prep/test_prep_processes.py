@@ -76,6 +76,7 @@ def test_every_stage_does_something(larger: Path) -> None:
     assert not (larger / "out/.work").exists()
 
 
+@pytest.mark.slow
 def test_workers_and_job_arrays_write_the_bytes_of_one_process(larger: Path) -> None:
     build_alone(larger, "alone")
     done = subprocess.run([*arguments(larger, "pool"), "--workers", "3"], capture_output=True, text=True, check=False)
