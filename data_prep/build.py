@@ -259,7 +259,7 @@ def _remove_build(output: Path) -> None:
 def _finish(project: Project, state: str, started: float, processes: int) -> Manifest:
     """Write the manifest, and clear away what a finished build does not need."""
     output, recipe = project.output, project.recipe
-    board = Board(project.work / "board")
+    board = Board(project.work / BOARD)
     stages = Stages(project, board)
     entries = stages.entries()
     write_atomically(output / TOKENIZER_NAME, stages.tokenizer_file.read_bytes())

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from data_prep.cleaning.evaluation_texts import find_files
 from data_prep.plan import ShardPlan
 from data_prep.recipe import PrepRecipe
 from data_prep.units import Unit
+from mlc.config import digest
+from mlc.files import hash_file
 
 STAGE_NAMES = ("evaluation sets", "sample", "tokenizer", "fingerprints", "links", "duplicates", "encode", "join")
 """In the order in which each needs what those before it have made."""
@@ -44,3 +47,11 @@ class Project:
     def all_units(self) -> tuple[Unit, ...]:
         """In the order of the corpus."""
         return tuple(unit for plan in self.plans for unit in self.units[plan.name])
+
+    @cached_property
+    def text_digest(self) -> str:
+        """Of what decides about the text of documents; evaluation sets are read for it, once in a process."""
+        cleaning = self.recipe.cleaning
+        paths = () if cleaning.contamination is None else find_files(cleaning.contamination.paths)
+        evaluation_sets = [[str(path), hash_file(path)] for path in paths]
+        return digest([self.recipe.normalise.model_dump_json(), cleaning.model_dump_json(), evaluation_sets])

@@ -30,7 +30,6 @@ import pydantic
 from data_prep.board import Board
 from data_prep.claims import Task
 from data_prep.cleaning.document import Step
-from data_prep.cleaning.evaluation_texts import find_files
 from data_prep.cleaning.steps import build_steps, index_evaluation_sets
 from data_prep.duplicates.clusters import REASONS, Drops, write_drops
 from data_prep.duplicates.fingerprints import Fingerprinter
@@ -49,7 +48,7 @@ from data_prep.work import UnitReader, encode_unit
 from mlc.config import digest
 from mlc.data.manifest import ShardEntry
 from mlc.errors import DataError
-from mlc.files import hash_file, write_atomically
+from mlc.files import write_atomically
 
 DONE = "done"
 SAMPLE_SPARE = 4
@@ -116,7 +115,7 @@ class Stages:
         """Pairs of equal or similar documents, a share of the hash space in each task."""
         tasks = []
         for name, units in self._scopes().items():
-            folder = self._scope_folder("links", name, units)
+            folder = self._scope_folder("links", name)
             shares = _shares_for(units)
             for number in range(shares):
                 done = folder / f"{number}.{DONE}"
@@ -128,8 +127,8 @@ class Stages:
         """Which documents go."""
         tasks = []
         for name, units in self._scopes().items():
-            folder = self._scope_folder("drops", name, units)
-            work = partial(self._write_drops, units, self._scope_folder("links", name, units), folder)
+            folder = self._scope_folder("drops", name)
+            work = partial(self._write_drops, units, self._scope_folder("links", name), folder)
             tasks.append(Task(folder.name, 0, (folder / DONE).exists, work))
         return tasks
 
@@ -162,18 +161,9 @@ class Stages:
         if section.path:
             decided_by = [hashlib.sha256(Path(section.path).read_bytes()).hexdigest()]
         else:
-            units = [unit.key(self._text_digest) for unit in self._project.all_units]
+            units = [unit.key(self._project.text_digest) for unit in self._project.all_units]
             decided_by = [section.model_dump_json(), str(self._recipe.build.seed), *units]
         return self._work / f"tokenizer-{digest(decided_by)[:16]}.model"
-
-    @cached_property
-    def _text_digest(self) -> str:
-        """Of what decides about the text of documents."""
-        section = self._recipe.cleaning.contamination
-        evaluation_sets = [] if section is None else [[str(p), hash_file(p)] for p in find_files(section.paths)]
-        return digest(
-            [self._recipe.normalise.model_dump_json(), self._recipe.cleaning.model_dump_json(), evaluation_sets]
-        )
 
     @cached_property
     def _steps(self) -> tuple[Step, ...]:
@@ -189,7 +179,7 @@ class Stages:
 
     @cached_property
     def _evaluation_index(self) -> Path:
-        return self._work / f"evaluation-sets-{self._text_digest[:16]}"
+        return self._work / f"evaluation-sets-{self._project.text_digest[:16]}"
 
     @property
     def _looks_for_duplicates(self) -> bool:
@@ -205,7 +195,7 @@ class Stages:
 
     def _candidates_file(self, unit: Unit) -> Path:
         section = self._recipe.tokenizer
-        key = unit.key(self._text_digest, str(section.sample_bytes), str(self._recipe.build.seed))
+        key = unit.key(self._project.text_digest, str(section.sample_bytes), str(self._recipe.build.seed))
         return self._work / "sample" / f"{key}.json"
 
     def _choose(self, unit: Unit, path: Path) -> None:
@@ -257,7 +247,7 @@ class Stages:
         done.touch()
 
     def _fingerprint_file(self, unit: Unit) -> Path:
-        key = unit.key(self._text_digest, str(self._recipe.duplicates.fingerprint_key))
+        key = unit.key(self._project.text_digest, str(self._recipe.duplicates.fingerprint_key))
         return self._work / "fingerprints" / key
 
     def _fingerprint(self, unit: Unit, path: Path) -> None:
@@ -272,11 +262,16 @@ class Stages:
             return {"corpus": self._project.all_units}
         return self._project.units
 
-    def _scope_folder(self, what: str, name: str, units: Sequence[Unit]) -> Path:
-        decided_by = digest(
-            [self._recipe.duplicates.model_dump_json(), *(self._fingerprint_file(u).name for u in units)]
-        )
-        return self._work / f"{what}-{name.replace('/', '.')}-{decided_by[:16]}"
+    @cached_property
+    def _scope_digests(self) -> dict[str, str]:
+        section = self._recipe.duplicates.model_dump_json()
+        return {
+            name: digest([section, *(self._fingerprint_file(unit).name for unit in units)])
+            for name, units in self._scopes().items()
+        }
+
+    def _scope_folder(self, what: str, name: str) -> Path:
+        return self._work / f"{what}-{name.replace('/', '.')}-{self._scope_digests[name][:16]}"
 
     def _find_links(self, units: Sequence[Unit], share: Share, folder: Path, done: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -291,17 +286,17 @@ class Stages:
         (folder / DONE).touch()
 
     def _drops_of(self, unit: Unit) -> dict[int, str]:
-        for name, units in self._scopes().items():
+        for name in self._scopes():
             if name in ("corpus", unit.shard):
-                drops = Drops.read(_drops_file(self._scope_folder("drops", name, units), unit))
+                drops = Drops.read(_drops_file(self._scope_folder("drops", name), unit))
                 return {int(p): REASONS[r] for p, r in zip(drops.places, drops.reasons, strict=True)}
         return {}
 
     @cached_property
     def _encoding_digest(self) -> str:
         tokenizer = hashlib.sha256(self.tokenizer_file.read_bytes()).hexdigest()
-        scopes = [self._scope_folder("drops", name, units).name for name, units in self._scopes().items()]
-        return digest([self._text_digest, tokenizer, *scopes])
+        scopes = [self._scope_folder("drops", name).name for name in self._scopes()]
+        return digest([self._project.text_digest, tokenizer, *scopes])
 
     def _encoded_key(self, unit: Unit) -> str:
         return unit.key(self._encoding_digest, self._plans[unit.shard].sources[unit.source].sequences)
@@ -335,10 +330,13 @@ class Stages:
         ]
         limits = [source.max_documents for source in plan.sources]
         joined = JoinPlan(plan.name, plan.kind, plan.languages, placed, limits, tuple(map(str, plan.files)))
-        join_rejected(self._project.output, joined)  # before the check: it is what a person looks at then
         listed = self._project.output / "rejected" / f"{plan.name}.jsonl"
         fraction = self._recipe.build.max_rejected_fraction
-        check_rejected(plan.name, [unit.record for unit in placed], fraction, listed)
+        try:
+            check_rejected(plan.name, [unit.record for unit in placed], fraction, listed)
+        except DataError:
+            join_rejected(self._project.output, joined)  # it is what a person looks at then
+            raise
         entry = join_shard(self._project.output, joined)
         write_atomically(path, json.dumps(asdict(entry)).encode())
 

@@ -10,9 +10,11 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
@@ -32,19 +34,26 @@ class FileFacts:
     xxh3: str
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, sync it, and rename it: a reader sees all of it or the one before."""
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file under a temporary name, synced and renamed when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, sync it, and rename it: a reader sees all of it or the one before."""
+    with new_file(path) as file:
+        file.write(content)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from data_prep.duplicates.section import DuplicatesSection
 from data_prep.duplicates.shingles import Shingler, Shingles, UInt64Array
 from data_prep.duplicates.sketch import EMPTY, band_hashes_of, minima_of, signatures_of
-from data_prep.duplicates.storage import RUN_DOCUMENTS, FingerprintWriter, Run, new_file
+from data_prep.duplicates.storage import RUN_DOCUMENTS, FingerprintWriter, Run
+from mlc.files import new_file
 
 _DOCUMENTS_TOGETHER = 4096  # of a block: a sketch takes the same memory for a short text as for a long one
 

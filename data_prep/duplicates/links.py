@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from data_prep.duplicates.section import DuplicatesSection
 from data_prep.duplicates.shingles import BoolArray, Int64Array, UInt64Array
-from data_prep.duplicates.storage import EXACT, UnitFingerprints, map_file, new_file
+from data_prep.duplicates.storage import EXACT, UnitFingerprints, map_file
+from mlc.files import new_file
 
 ENTRIES_TOGETHER = 1 << 22
 MOST_LEADERS = 16

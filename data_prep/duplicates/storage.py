@@ -19,9 +19,7 @@ run; whoever reads holds what it asks for.
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,7 +30,6 @@ from numpy.typing import NDArray
 from data_prep.duplicates.section import DuplicatesSection
 from data_prep.duplicates.shingles import UInt64Array
 from mlc.errors import DataError
-from mlc.files import sync_folder
 
 OpenMap = Callable[[Path], NDArray[np.uint8]]
 
@@ -41,22 +38,6 @@ EXACT = -1
 """The column of exact hashes; other columns are bands."""
 _MAGIC = int.from_bytes(b"MLCFPRT1", "little")
 _HEADER_BYTES = 64
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name, synced and renamed when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 @dataclass(frozen=True, slots=True)
