@@ -66,11 +66,19 @@ class Board:
     def totals(self) -> Counts:
         """Of all processes, as they were when each last noted them."""
         total = Counts()
-        for path in self._folder.glob("*.json"):
+        for path in notes_in(self._folder):
             if path != self._path:
                 total.add(_read(path))
         total.add(self._own)
         return total
+
+
+def notes_in(folder: Path) -> list[Path]:
+    """The notes of all processes; none where the folder was cleared away by one that has finished the build."""
+    try:
+        return list(folder.glob("*.json"))
+    except FileNotFoundError:
+        return []
 
 
 def _read(path: Path) -> Counts:

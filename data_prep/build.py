@@ -1,8 +1,8 @@
 """The build: recipe to shards and manifest, by any number of processes, with the same bytes.
 
 In:  a `PrepRecipe`; how this process was started.
-Out: the output folder: tokenizer.model, documents/, pairs/, rejected/, and manifest.json, which is written last: a
-     folder without it holds no finished build.
+Out: the output folder: the tokenizer's files, documents/, pairs/, rejected/, and manifest.json, which is written last:
+     a folder without it holds no finished build.
 
 Every process goes through the same stages (data_prep.stages) and takes whatever tasks nobody else has
 (data_prep.claims). A build that was interrupted goes on where it was: what is finished is found in `.work`.
@@ -11,7 +11,6 @@ Every process goes through the same stages (data_prep.stages) and takes whatever
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
 import time
@@ -29,19 +28,19 @@ from typing import ParamSpec, TypeVar
 import mlc
 from data_prep.board import Board
 from data_prep.claims import Claims, do_together
+from data_prep.encoding.hugging_face import CONFIG_NAME
+from data_prep.encoding.reference import copy_tokenizer
 from data_prep.plan import plan_shards, sources_digest
 from data_prep.progress import BOARD, Progress, board_folder, watched
 from data_prep.project import STAGE_NAMES, WORK_FOLDER, Project
 from data_prep.ranks import Ranks
 from data_prep.recipe import PrepRecipe
 from data_prep.stages import Stages
-from data_prep.tokenizer import Tokenizer
+from data_prep.token_report import write_report
 from data_prep.units import plan_units
-from mlc.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerInfo
+from mlc.data.manifest import MANIFEST_NAME, TOKENIZER_NAMES, Manifest, ShardEntry
 from mlc.errors import MlcError, RecipeError, ShardError, UsageError
-from mlc.files import write_atomically
 
-TOKENIZER_NAME = "tokenizer.model"
 MARKER_NAME = ".mlc-build"
 """In the output folder from a build's start to its end: what lies there is ours to clear away."""
 FAILED_NAME = "failed.json"
@@ -50,6 +49,10 @@ _SHARD_FOLDERS = ("documents", "pairs")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class AnotherFailedError(MlcError):
+    """Another process has failed; its own error says why."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,7 @@ def build_shards(
     finished = ranks.on_first(_guarded(output, _start, recipe, output, state, overwrite, ranks.is_array))
     if finished is not None:
         return BuildResult(finished, built=False)
-    units = ranks.on_first(
-        _guarded(output, lambda: {plan.name: plan_units(plan, recipe.build.unit_bytes) for plan in plans})
-    )
+    units = ranks.on_first(_guarded(output, plan_units, plans, recipe.build.unit_bytes))
     project = Project(recipe, output, plans, units)
     try:
         with watched(project, progress):
@@ -138,7 +139,7 @@ def work_on(project: Project, number: int = 0, processes: int = 1) -> None:
 
 def _look_for_failure(failed: Path) -> None:
     if failed.exists():
-        raise MlcError("another process of this build has failed", found=_failure(failed))
+        raise AnotherFailedError("another process of this build has failed", found=_failure(failed))
 
 
 def _with_workers(project: Project, workers: int) -> None:
@@ -154,9 +155,9 @@ def _with_workers(project: Project, workers: int) -> None:
                 where=str(project.output),
                 hint="look for a lack of memory; the same command goes on where the build was",
             ) from None
-    first = next((error for error in errors if error is not None and "another process" not in str(error)), None)
-    if first is not None:
-        raise first
+    found = sorted((error for error in errors if error is not None), key=lambda e: isinstance(e, AnotherFailedError))
+    if found:
+        raise found[0]
 
 
 def _work_in_child(project: Project, number: int, processes: int) -> MlcError | None:
@@ -201,7 +202,9 @@ def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool, is_arr
         )
     if (output / MANIFEST_NAME).exists():
         if not overwrite:
-            return _up_to_date(recipe, output, state)
+            manifest = _up_to_date(recipe, output, state)
+            _clear_left_over(output)
+            return manifest
         (output / MARKER_NAME).touch()
         _remove_build(output)
     elif output.is_dir() and any(output.iterdir()) and not (output / MARKER_NAME).exists():
@@ -262,16 +265,12 @@ def _finish(project: Project, state: str, started: float, processes: int) -> Man
     board = Board(project.work / BOARD)
     stages = Stages(project, board)
     entries = stages.entries()
-    write_atomically(output / TOKENIZER_NAME, stages.tokenizer_file.read_bytes())
-    tokenizer = Tokenizer(output / TOKENIZER_NAME)
+    tokenizer = copy_tokenizer(stages.tokenizer_file, output)
+    for name in {*TOKENIZER_NAMES.values(), CONFIG_NAME} - tokenizer.files.keys():  # of the build that this replaces
+        (output / name).unlink(missing_ok=True)
     manifest = Manifest(
         folder=output,
-        tokenizer=TokenizerInfo(
-            file=TOKENIZER_NAME,
-            sha256=hashlib.sha256((output / TOKENIZER_NAME).read_bytes()).hexdigest(),
-            vocab_size=tokenizer.vocab_size,
-            special_ids=tokenizer.special_ids,
-        ),
+        tokenizer=tokenizer,
         shards=tuple(sorted(entries, key=lambda entry: entry.name)),
         recipe_sha256=recipe.bytes_digest,
         created_by=f"mlc {mlc.__version__}",
@@ -279,13 +278,21 @@ def _finish(project: Project, state: str, started: float, processes: int) -> Man
         sources_digest=state,
     )
     _remove_unlisted(output, entries)
+    write_report(output, stages.token_counts())
     manifest.write(output)
     # At once: another process that is still at work there finds nothing, and then the manifest.
     done = output / f"{WORK_FOLDER}-{uuid.uuid4().hex}"
     project.work.rename(done)
-    shutil.rmtree(done, ignore_errors=True)
-    (output / MARKER_NAME).unlink(missing_ok=True)
+    _clear_left_over(output)
     return manifest
+
+
+def _clear_left_over(output: Path) -> None:
+    """What a finished build does not need; also that of one that was killed between its manifest and this."""
+    for folder in output.glob(f"{WORK_FOLDER}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    if (output / MARKER_NAME).exists():  # looked at first: a read-only disk refuses to remove what is not there, too
+        (output / MARKER_NAME).unlink(missing_ok=True)
 
 
 def _remove_unlisted(output: Path, entries: list[ShardEntry]) -> None:

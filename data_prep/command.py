@@ -17,12 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.build import BuildResult, build_shards
+from data_prep.encoding.reference import tokenizer_of
 from data_prep.inspection import length_histogram, sample_texts
 from data_prep.progress import Progress, RichProgress
 from data_prep.ranks import Ranks, find_ranks
 from data_prep.recipe import PrepRecipe
 from data_prep.shard_commands import add_shard_commands, bar
-from data_prep.tokenizer import Tokenizer
+from data_prep.token_report import PLOT_NAME, read_report, report_table
 from data_prep.verify import find_faults, total_bytes
 from mlc.config import read_recipe
 from mlc.data.manifest import Manifest, ShardEntry
@@ -98,6 +99,7 @@ def build(
     if ranks.rank == 0:
         manifest = result.manifest
         console.print(_table(manifest, manifest.shards))
+        _show_report(console, manifest)
         seconds = f" in {manifest.timing.get('seconds', 0):.1f} s" if result.built else ""
         console.print(
             f"{'built' if result.built else 'up to date'}{seconds}: {escape(str(manifest.folder))}", highlight=False
@@ -135,8 +137,10 @@ def inspect(shards: Path, samples: int = 2, names: tuple[str, ...] = (), json_pa
     console = Console()
     manifest = Manifest.read(shards)
     entries = [manifest.entry(name) for name in names] or list(manifest.shards)
-    tokenizer = Tokenizer(manifest.folder / manifest.tokenizer.file)
+    tokenizer = tokenizer_of(manifest)
     console.print(_table(manifest, entries))
+    if not names:
+        _show_report(console, manifest)
     details: dict[str, Any] = {}
     for entry in entries:
         texts = sample_texts(manifest, entry, tokenizer, samples)
@@ -171,6 +175,13 @@ def _table(manifest: Manifest, entries: tuple[ShardEntry, ...] | list[ShardEntry
         counts = [f"{count:,}" for count in (entry.documents, entry.sequences, entry.tokens)]
         table.add_row(entry.name, *counts, density, f"{sum(entry.dropped.values()):,}")
     return table
+
+
+def _show_report(console: Console, manifest: Manifest) -> None:
+    counts = read_report(manifest.folder)
+    if counts:
+        console.print(report_table(counts))
+        console.print(f"tokens a language: {escape(str(manifest.folder / PLOT_NAME))}", highlight=False)
 
 
 def _histogram_table(prefix: str, histogram: list[tuple[str, int]]) -> Table:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.tokenizer import Tokenizer
+from data_prep.encoding.reference import ReferenceTokenizer
 from mlc.data.manifest import Manifest, ShardEntry
 
 SHOWN_CHARACTERS = 160
 _SHOWN_TOKENS = 256
 
 
-def sample_texts(manifest: Manifest, entry: ShardEntry, tokenizer: Tokenizer, count: int) -> list[list[str]]:
+def sample_texts(manifest: Manifest, entry: ShardEntry, tokenizer: ReferenceTokenizer, count: int) -> list[list[str]]:
     """[count][languages]: the beginnings of documents spread evenly over a shard."""
     shards = manifest.open(entry)
     chosen = np.linspace(0, entry.documents - 1, min(count, entry.documents)).astype(int)

@@ -19,7 +19,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from data_prep.board import Board, Counts
+from data_prep.board import Board, Counts, notes_in
 from data_prep.project import STAGE_NAMES, STAGES_OF_UNITS, Project
 
 BOARD = "board"
@@ -71,7 +71,7 @@ def watched(project: Project, progress: Progress) -> Iterator[None]:
 def _watch(project: Project, progress: Progress, over: threading.Event) -> None:
     shown = ""
     while not over.wait(_SECONDS_BETWEEN_LOOKS):
-        begun = [name for name in STAGE_NAMES if any(board_folder(project, name).glob("*.json"))]
+        begun = [name for name in STAGE_NAMES if notes_in(board_folder(project, name))]
         if begun and begun[-1] != shown:
             shown = begun[-1]
             total_bytes = sum(unit.bytes for unit in project.all_units) if shown in STAGES_OF_UNITS else None

@@ -10,14 +10,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from data_prep.cleaning.evaluation_texts import find_files
+from data_prep.cleaning.evaluation_texts import find_evaluation_sets
 from data_prep.plan import ShardPlan
 from data_prep.recipe import PrepRecipe
 from data_prep.units import Unit
 from mlc.config import digest
 from mlc.files import hash_file
 
-STAGE_NAMES = ("evaluation sets", "sample", "tokenizer", "fingerprints", "links", "duplicates", "encode", "join")
+STAGE_NAMES = (
+    "sort",
+    "evaluation sets",
+    "sample",
+    "tokenizer",
+    "fingerprints",
+    "links",
+    "duplicates",
+    "encode",
+    "join",
+)
 """In the order in which each needs what those before it have made."""
 STAGES_OF_UNITS = ("sample", "fingerprints", "encode")
 """These read all source files."""
@@ -52,6 +62,6 @@ class Project:
     def text_digest(self) -> str:
         """Of what decides about the text of documents; evaluation sets are read for it, once in a process."""
         cleaning = self.recipe.cleaning
-        paths = () if cleaning.contamination is None else find_files(cleaning.contamination.paths)
+        paths = () if cleaning.contamination is None else find_evaluation_sets(cleaning.contamination)
         evaluation_sets = [[str(path), hash_file(path)] for path in paths]
         return digest([self.recipe.normalise.model_dump_json(), cleaning.model_dump_json(), evaluation_sets])

@@ -49,9 +49,10 @@ class NormaliseSection(Section):
 
 
 class TokenizerSection(Section):
-    """Either an existing SentencePiece model (`path`) or the size of one to train (`vocab_size`)."""
+    """Either an existing tokenizer (`path`) or the size of a SentencePiece model to train (`vocab_size`)."""
 
     path: str = ""
+    """A SentencePiece model; or a tokenizer.json of Hugging Face's tokenizers, or a folder with one."""
     model_type: Literal["bpe", "unigram"] = "bpe"
     vocab_size: Annotated[int, pydantic.Field(ge=0, le=LARGEST_VOCABULARY)] = 0
     """Ids of a new model: special tokens, 256 byte pieces, the rest learned."""
@@ -68,20 +69,77 @@ class TokenizerSection(Section):
     @pydantic.model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if bool(self.path) == bool(self.vocab_size):
-            raise ValueError("needs exactly one of path (an existing .model) and vocab_size (train one)")
+            raise ValueError("needs exactly one of path (an existing tokenizer) and vocab_size (train one)")
         if self.vocab_size and self.vocab_size < SMALLEST_VOCABULARY:
             raise ValueError(f"vocab_size = {self.vocab_size}, must be >= {SMALLEST_VOCABULARY}")
         return self
 
 
-class DocumentsSection(Section):
-    """Files of documents in one language, or in several through a path with {language}."""
+class FilesSection(Section):
+    """What tables of documents and of pairs have in common: where their records are."""
+
+    paths: tuple[str, ...] = ()
+    """Files or globs; plain, .gz, .zst, .xz or .bz2. A glob's files are read in the order of their names."""
+    dataset: str = ""
+    """Instead of `paths`: a data set of Hugging Face's `datasets`, a folder or a name on the hub."""
+    config: str = ""
+    """dataset: its configuration; empty: the only one."""
+    split: str = "train"
+    """dataset: which of its splits."""
+    revision: str = ""
+    """dataset: a commit, branch or tag on the hub; empty: the newest."""
+    streaming: bool = False
+    """dataset: read over the network, or from its files, as it is used, without preparing it on disk."""
+    header: bool = True
+    """csv, tsv: the first line names the columns; else fields are their numbers from 0, as "0"."""
+    delimiter: str = ""
+    """csv, tsv: one character; empty: a comma, or a tab."""
+
+    @pydantic.model_validator(mode="after")
+    def _paths_or_dataset(self) -> Self:
+        if bool(self.paths) == bool(self.dataset):
+            raise ValueError("needs exactly one of paths (files or globs) and dataset (a folder or name on the hub)")
+        of_datasets = ("config", "split", "revision", "streaming")
+        given = [key for key in of_datasets if key in self.model_fields_set]
+        if given and not self.dataset:
+            raise ValueError(f"{given[0]} is a key of data sets: it needs dataset, and no paths")
+        if self.dataset and "format" in self.model_fields_set:
+            raise ValueError("dataset has no format: it knows its own")
+        return self
+
+    def filled(self, placeholder: str, value: str) -> Self:
+        """The table for one language: with `value` for the placeholder in its paths, data set and field names."""
+
+        def replaced(content: object) -> object:
+            if isinstance(content, tuple):
+                return tuple(replaced(part) for part in content)
+            return content.replace(placeholder, value) if isinstance(content, str) else content
+
+        return self.model_copy(update={key: replaced(getattr(self, key)) for key in type(self).model_fields})
+
+    def check_placeholder(self, placeholder: str, key: str) -> None:
+        """Refuse a table of several languages whose files do not differ.
+
+        Raises:
+            ValueError: a path, or all of dataset, config and split, lack the placeholder.
+        """
+        if self.dataset:
+            if not any(placeholder in name for name in (self.dataset, self.config, self.split)):
+                raise ValueError(f"{key} needs {placeholder} in dataset, config or split")
+            return
+        for path in self.paths:
+            if placeholder not in path:
+                raise ValueError(f'{key} needs {placeholder} in every path, "{path}" has none')
+
+
+class DocumentsSection(FilesSection):
+    """Files of documents in one language, or in several: by a path with {language}, or by a field of each record."""
 
     language: str = ""
     languages: tuple[str, ...] = ()
-    """Instead of `language`: one shard for each, from paths with {language} in them."""
-    paths: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
-    """Files or globs; plain, .gz or .zst. A glob's files are read in the order of their names."""
+    """Instead of `language`: one shard for each, from paths with {language} in them or by `language_field`."""
+    language_field: str = ""
+    """Field with the code of each record's language, compared exactly; the same files serve all `languages` then."""
     format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = "auto"
     """auto: by the file's name, also compressed; text where that says nothing."""
     text_field: str = "text"
@@ -89,10 +147,6 @@ class DocumentsSection(Section):
     """Names the document; documents of the same id in two languages are the same document. Not of plain text."""
     group_field: str = ""
     """Field to match documents of several languages by, if it is not `id_field`; then every record needs it."""
-    header: bool = True
-    """csv, tsv: the first line names the columns; else fields are their numbers from 0, as "0"."""
-    delimiter: str = ""
-    """csv, tsv: one character; empty: a comma, or a tab."""
     separator: Literal["blank_line", "line"] = "blank_line"
     """text: what ends a document."""
     sequences: Literal["line", "sentence"] = "line"
@@ -105,25 +159,31 @@ class DocumentsSection(Section):
         if bool(self.language) == bool(self.languages):
             raise ValueError("needs exactly one of language and languages")
         _check_codes((self.language,) if self.language else self.languages)
-        if self.languages:
-            _check_placeholder(self.paths, "{language}", "languages")
+        if self.language_field:
+            if self.language:
+                raise ValueError("language_field needs languages, those to take; language says it of all records")
+            if any("{language}" in name for name in (*self.paths, self.dataset, self.config, self.split)):
+                raise ValueError("language_field says the language: no {language} in paths, dataset, config or split")
+        elif self.languages:
+            self.check_placeholder("{language}", "languages")
         return self
 
-    def by_language(self) -> dict[str, tuple[str, ...]]:
-        """{language: its paths}."""
+    def by_language(self) -> dict[str, Self]:
+        """{language: the table for it}."""
         names = (self.language,) if self.language else self.languages
-        return {name: tuple(path.replace("{language}", name) for path in self.paths) for name in names}
+        return {name: self.filled("{language}", name) for name in names}
 
 
-class PairsSection(Section):
-    """JSONL files of sentence pairs: of two languages, or of one with several through a path with {second}."""
+class PairsSection(FilesSection):
+    """Sentence pairs: of two languages, or of one with several through a path with {second}."""
 
     languages: tuple[str, ...] = ()
     first: str = ""
     seconds: tuple[str, ...] = ()
     """Instead of `languages`: pairs of `first` with each of these, from paths with {second} in them."""
-    paths: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "tmx"] = "auto"
+    second_paths: tuple[str, ...] = ()
+    """moses: files of the second side, as many as `paths` names, in the same order."""
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "tmx", "moses"] = "auto"
     """auto: by the file's name, jsonl where that says nothing."""
     fields: tuple[str, ...] = ()
     """Names of the two text fields; {second} stands for the language. Empty: the language codes."""
@@ -143,20 +203,25 @@ class PairsSection(Section):
             raise ValueError(f"fields names {len(self.fields)} fields, must be 2")
         _check_codes(self.languages or (self.first, *self.seconds))
         if self.seconds:
-            _check_placeholder(self.paths, "{second}", "seconds")
+            self.check_placeholder("{second}", "seconds")
         return self
 
-    def by_languages(self) -> dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, str]]]:
-        """{(first, second): (its paths, its two field names)}."""
-        couples = (
-            [(self.languages[0], self.languages[1])] if self.languages else [(self.first, s) for s in self.seconds]
-        )
-        found = {}
-        for couple in couples:
-            paths = tuple(path.replace("{second}", couple[1]) for path in self.paths)
-            fields = tuple(name.replace("{second}", couple[1]) for name in self.fields or couple)
-            found[couple] = (paths, (fields[0], fields[1]))
-        return found
+    @pydantic.model_validator(mode="after")
+    def _sides_of_moses_fit(self) -> Self:
+        if (self.format == "moses") != bool(self.second_paths):
+            raise ValueError('format = "moses" and second_paths, the files of the second side, need each other')
+        if self.format == "moses" and (self.fields or self.group_fields):
+            raise ValueError("lines of moses files have no fields: fields and group_fields name none")
+        if self.seconds and not all("{second}" in path for path in self.second_paths):
+            raise ValueError("seconds needs {second} in every path of second_paths")
+        return self
+
+    def by_languages(self) -> dict[tuple[str, str], Self]:
+        """{(first, second): the table for them}."""
+        if self.languages:
+            first, second = self.languages
+            return {(first, second): self.filled("{second}", second)}
+        return {(self.first, second): self.filled("{second}", second) for second in self.seconds}
 
 
 class PrepRecipe(Section):
@@ -190,9 +255,3 @@ def _check_codes(languages: tuple[str, ...]) -> None:
             raise ValueError(f'"{language}" is no language code: letters, digits and hyphens, such as "en" or "pt-BR"')
     if len(set(languages)) != len(languages):
         raise ValueError(f"a language is named twice: {', '.join(languages)}")
-
-
-def _check_placeholder(paths: tuple[str, ...], placeholder: str, key: str) -> None:
-    for path in paths:
-        if placeholder not in path:
-            raise ValueError(f'{key} needs {placeholder} in every path, "{path}" has none')

@@ -28,7 +28,7 @@ def split_sequences(text: str, how: Split) -> list[str]:
         text: normalised.
         how: "line", "sentence" (which never crosses a line), or "whole" (one sequence, line ends become spaces).
     """
-    lines = [line for line in (line.strip() for line in text.split("\n")) if line]
+    lines = list(filter(None, map(str.strip, text.split("\n"))))
     if how == "whole":
         return [" ".join(lines)] if lines else []
     if how == "line":

@@ -3,8 +3,9 @@
 In:  what is to be built, and the output folder, which all processes see.
 Out: one list of `Task`s a stage.
 
+    sort         a range            sorted/<key>/                  records by language, of files that hold several
     sample       a unit             sample/<key>.json and .jsonl   candidates for the tokenizer's training sample
-    tokenizer    one task           tokenizer-<key>.model          trained, or copied
+    tokenizer    one task           tokenizer-<key>/               trained, or copied
     fingerprints a unit             fingerprints/<key>             of its documents
     links        a share of hashes  links-<key>/                   pairs of equal or similar documents
     duplicates   a scope            drops-<key>/                   which documents go
@@ -17,10 +18,9 @@ interrupted build has finished is found again, and what was made of other files 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,32 +31,30 @@ from data_prep.board import Board
 from data_prep.claims import Task
 from data_prep.cleaning.document import Step
 from data_prep.cleaning.steps import build_steps, index_evaluation_sets
-from data_prep.duplicates.clusters import REASONS, Drops, write_drops
-from data_prep.duplicates.fingerprints import Fingerprinter
-from data_prep.duplicates.links import Share, find_links
+from data_prep.duplicate_stages import DONE, DuplicateStages
 from data_prep.encoding.engine import Encoder
+from data_prep.encoding.reference import content_of, copy_tokenizer, kind_of
+from data_prep.encoding.report import TokenCounter
 from data_prep.encoding.training import ModelSettings, train_model
 from data_prep.join import JoinPlan, PlacedUnit, join_rejected, join_shard
 from data_prep.plan import ShardPlan
 from data_prep.project import Project
 from data_prep.sample import Candidates, balanced_sample, choose_candidates
 from data_prep.segment import split_sequences
-from data_prep.tokenizer import Tokenizer
+from data_prep.set_aside import UnusableSoFar, check_shard
+from data_prep.sorting import record_readers, sort_tasks
+from data_prep.token_counts import TokenCounts
 from data_prep.unit_files import UnitRecord, UnitWriter
 from data_prep.units import Unit
-from data_prep.work import UnitReader, encode_unit
+from data_prep.work import SideEncoder, UnitReader, encode_unit
 from mlc.config import digest
-from mlc.data.manifest import ShardEntry
+from mlc.data.manifest import TOKENIZER_NAMES, ShardEntry
 from mlc.errors import DataError
 from mlc.files import write_atomically
 
-DONE = "done"
 SAMPLE_SPARE = 4
 """A unit offers so many times its share of the tokenizer's sample: shares of a uniform choice vary little."""
 SMALLEST_OFFER_BYTES = 1 << 20
-BYTES_OF_A_SHARE = 256 << 20
-MOST_SHARES = 256
-"""Of the hash space; as many processes can look for duplicates of one scope at once."""
 
 
 class Stages:
@@ -69,22 +67,30 @@ class Stages:
 
     def __init__(self, project: Project, board: Board) -> None:
         self._project, self._recipe, self._board = project, project.recipe, board
-        self._work = project.work
+        self._work, self._units_folder = project.work, project.work / "units"
         self._plans = {plan.name: plan for plan in project.plans}
+        self._duplicates = DuplicateStages(project, self._texts)
+        shard_bytes = {plan.name: plan.source_bytes for plan in project.plans}
+        self._unusable = UnusableSoFar(shard_bytes, self._recipe.build.max_rejected_fraction)
 
     def tasks(self, stage: str) -> list[Task]:
         """The tasks of a stage of `STAGE_NAMES`."""
         made: dict[str, Callable[[], list[Task]]] = {
+            "sort": self.sort,
             "sample": self.sample,
             "tokenizer": self.tokenizer,
             "evaluation sets": self.evaluation_sets,
-            "fingerprints": self.fingerprints,
-            "links": self.links,
-            "duplicates": self.duplicates,
+            "fingerprints": self._duplicates.fingerprints,
+            "links": self._duplicates.links,
+            "duplicates": self._duplicates.duplicates,
             "encode": self.encode,
             "join": self.join,
         }
         return made[stage]()
+
+    def sort(self) -> list[Task]:
+        """The records of each language out of files that hold several."""
+        return sort_tasks(self._project, partial(_count_bytes, self._board))
 
     def sample(self) -> list[Task]:
         """Candidates for the tokenizer's sample, where one is trained."""
@@ -103,43 +109,19 @@ class Stages:
         done = self._evaluation_index / DONE
         return [Task("evaluation-sets", 0, done.exists, partial(self._index_evaluation_sets, done))]
 
-    def fingerprints(self) -> list[Task]:
-        """Fingerprints of every unit, where duplicates are looked for."""
-        if not self._looks_for_duplicates:
-            return []
-        return [
-            self._unit_task(unit, self._fingerprint_file(unit), self._fingerprint) for unit in self._project.all_units
-        ]
-
-    def links(self) -> list[Task]:
-        """Pairs of equal or similar documents, a share of the hash space in each task."""
-        tasks = []
-        for name, units in self._scopes().items():
-            folder = self._scope_folder("links", name)
-            shares = _shares_for(units)
-            for number in range(shares):
-                done = folder / f"{number}.{DONE}"
-                work = partial(self._find_links, units, Share(number, shares), folder, done)
-                tasks.append(Task(f"{folder.name}.{number}", sum(unit.bytes for unit in units), done.exists, work))
-        return tasks
-
-    def duplicates(self) -> list[Task]:
-        """Which documents go."""
-        tasks = []
-        for name, units in self._scopes().items():
-            folder = self._scope_folder("drops", name)
-            work = partial(self._write_drops, units, self._scope_folder("links", name), folder)
-            tasks.append(Task(folder.name, 0, (folder / DONE).exists, work))
-        return tasks
-
     def encode(self) -> list[Task]:
         """Tokens of every unit."""
-        folder = self._work / "units"
-        return [
-            Task(key, unit.bytes, partial(_is_finished, folder, key), partial(self._encode, unit, key))
-            for unit in self._project.all_units
-            for key in [self._encoded_key(unit)]
-        ]
+        tasks = []
+        for plan in self._project.plans:
+            bytes_from_here = plan.source_bytes
+            for unit in self._project.units[plan.name]:
+                key = self._encoded_key(unit)
+                # The first units of a source with a limit decide whether the others are needed.
+                is_limited = plan.sources[unit.source].max_documents is not None
+                weight = bytes_from_here if is_limited else unit.bytes
+                tasks.append(Task(key, weight, partial(self._is_encoded, unit, key), partial(self._encode, unit, key)))
+                bytes_from_here -= unit.bytes
+        return tasks
 
     def join(self) -> list[Task]:
         """The files of every shard."""
@@ -154,16 +136,27 @@ class Stages:
         parser = pydantic.TypeAdapter(ShardEntry)
         return [parser.validate_json(self._joined_file(plan).read_bytes()) for plan in self._project.plans]
 
+    def token_counts(self) -> dict[str, TokenCounts]:
+        """{language: how well the tokenizer fits it}, over all units that the shards were made of."""
+        counts: dict[str, TokenCounts] = {}
+        for plan in self._project.plans:
+            for _, record in self._needed(plan):
+                sides = record.token_counts if record else ()
+                for language, found in zip(plan.languages, sides, strict=True):
+                    counts[language] = counts.get(language, TokenCounts()) + found
+        return dict(sorted(counts.items()))
+
     @cached_property
     def tokenizer_file(self) -> Path:
         """The tokenizer, once `tokenizer` is done."""
         section = self._recipe.tokenizer
         if section.path:
-            decided_by = [hashlib.sha256(Path(section.path).read_bytes()).hexdigest()]
+            decided_by = content_of(Path(section.path))
         else:
             units = [unit.key(self._project.text_digest) for unit in self._project.all_units]
             decided_by = [section.model_dump_json(), str(self._recipe.build.seed), *units]
-        return self._work / f"tokenizer-{digest(decided_by)[:16]}.model"
+        kind = kind_of(Path(section.path)) if section.path else "sentencepiece"
+        return self._work / f"tokenizer-{digest(decided_by)[:16]}" / TOKENIZER_NAMES[kind]
 
     @cached_property
     def _steps(self) -> tuple[Step, ...]:
@@ -174,16 +167,12 @@ class Stages:
         return Encoder(self.tokenizer_file)
 
     @cached_property
-    def _fingerprinter(self) -> Fingerprinter:
-        return Fingerprinter(self._recipe.duplicates)
+    def _counter(self) -> TokenCounter:
+        return TokenCounter(self._encoder)
 
     @cached_property
     def _evaluation_index(self) -> Path:
         return self._work / f"evaluation-sets-{self._project.text_digest[:16]}"
-
-    @property
-    def _looks_for_duplicates(self) -> bool:
-        return self._recipe.duplicates.exact or self._recipe.duplicates.near
 
     def _unit_task(self, unit: Unit, made: Path, work: Callable[[Unit, Path], None]) -> Task:
         return Task(made.name, unit.bytes, made.exists, partial(work, unit, made))
@@ -191,7 +180,8 @@ class Stages:
     def _reader(self, unit: Unit) -> UnitReader:
         plan, on_bytes = self._plans[unit.shard], partial(_count_bytes, self._board)
         source = plan.sources[unit.source]
-        return UnitReader(unit, source, plan.languages, self._recipe.normalise, self._steps, on_bytes)
+        read = record_readers(self._work, unit, source, plan.languages[0], on_bytes)
+        return UnitReader(unit, source, plan.languages, self._recipe.normalise, self._steps, read)
 
     def _candidates_file(self, unit: Unit) -> Path:
         section = self._recipe.tokenizer
@@ -200,7 +190,7 @@ class Stages:
 
     def _choose(self, unit: Unit, path: Path) -> None:
         plan = self._plans[unit.shard]
-        share = unit.bytes / max(1, sum(other.bytes for other in self._project.units[unit.shard]))
+        share = unit.bytes / max(1, plan.source_bytes)
         budget = self._recipe.tokenizer.sample_bytes
         found = choose_candidates(
             self._sequences(unit),
@@ -215,15 +205,26 @@ class Stages:
 
     def _sequences(self, unit: Unit) -> Iterator[tuple[list[str], ...]]:
         split = self._plans[unit.shard].sources[unit.source].sequences
-        for chunk in self._reader(unit):
+        for texts in self._texts(unit):
+            yield tuple(split_sequences(text, split) for text in texts)
+
+    def _texts(self, unit: Unit) -> Iterator[tuple[str, ...]]:
+        reader = self._reader(unit)
+        for chunk in reader:
             for kept in chunk.kept:
-                yield tuple(split_sequences(text, split) for text in kept.document.texts)
+                yield kept.document.texts
+        self._note_unusable(unit, reader)
+
+    def _note_unusable(self, unit: Unit, reader: UnitReader) -> None:
+        if self._plans[unit.shard].sources[unit.source].max_documents is not None:
+            return  # what lies behind the last document that is taken does not count
+        self._unusable.note(unit.shard, unit.bytes, reader.records, reader.unusable, reader.example)
 
     def _make_tokenizer(self) -> None:
         section = self._recipe.tokenizer
+        self.tokenizer_file.parent.mkdir(exist_ok=True)
         if section.path:
-            Tokenizer(Path(section.path))
-            write_atomically(self.tokenizer_file, Path(section.path).read_bytes())
+            copy_tokenizer(Path(section.path), self.tokenizer_file.parent)
             return
         candidates = []
         for unit in self._project.all_units:
@@ -246,72 +247,48 @@ class Stages:
         index_evaluation_sets(section, done.parent)
         done.touch()
 
-    def _fingerprint_file(self, unit: Unit) -> Path:
-        key = unit.key(self._project.text_digest, str(self._recipe.duplicates.fingerprint_key))
-        return self._work / "fingerprints" / key
-
-    def _fingerprint(self, unit: Unit, path: Path) -> None:
-        texts = (kept.document.texts for chunk in self._reader(unit) for kept in chunk.kept)
-        self._fingerprinter.fingerprint_unit(texts, path)
-
-    def _scopes(self) -> dict[str, tuple[Unit, ...]]:
-        """Units whose documents are compared with one another, by a name for them."""
-        if not self._looks_for_duplicates:
-            return {}
-        if self._recipe.duplicates.within == "corpus":
-            return {"corpus": self._project.all_units}
-        return self._project.units
-
-    @cached_property
-    def _scope_digests(self) -> dict[str, str]:
-        section = self._recipe.duplicates.model_dump_json()
-        return {
-            name: digest([section, *(self._fingerprint_file(unit).name for unit in units)])
-            for name, units in self._scopes().items()
-        }
-
-    def _scope_folder(self, what: str, name: str) -> Path:
-        return self._work / f"{what}-{name.replace('/', '.')}-{self._scope_digests[name][:16]}"
-
-    def _find_links(self, units: Sequence[Unit], share: Share, folder: Path, done: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        find_links([self._fingerprint_file(unit) for unit in units], self._recipe.duplicates, share, folder)
-        done.touch()
-
-    def _write_drops(self, units: Sequence[Unit], links: Path, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        files = [self._fingerprint_file(unit) for unit in units]
-        drops = [_drops_file(folder, unit) for unit in units]
-        write_drops(files, drops, self._recipe.duplicates, _shares_for(units), links)
-        (folder / DONE).touch()
-
-    def _drops_of(self, unit: Unit) -> dict[int, str]:
-        for name in self._scopes():
-            if name in ("corpus", unit.shard):
-                drops = Drops.read(_drops_file(self._scope_folder("drops", name), unit))
-                return {int(p): REASONS[r] for p, r in zip(drops.places, drops.reasons, strict=True)}
-        return {}
-
     @cached_property
     def _encoding_digest(self) -> str:
-        tokenizer = hashlib.sha256(self.tokenizer_file.read_bytes()).hexdigest()
-        scopes = [self._scope_folder("drops", name).name for name in self._scopes()]
-        return digest([self._project.text_digest, tokenizer, *scopes])
+        return digest([self._project.text_digest, *content_of(self.tokenizer_file), *self._duplicates.decided_by])
 
     def _encoded_key(self, unit: Unit) -> str:
         return unit.key(self._encoding_digest, self._plans[unit.shard].sources[unit.source].sequences)
 
     def _encode(self, unit: Unit, key: str) -> None:
-        plan = self._plans[unit.shard]
-        with UnitWriter(self._work / "units", key, self._encoder.dtype, len(plan.languages)) as writer:
+        plan, reader = self._plans[unit.shard], self._reader(unit)
+        with UnitWriter(self._units_folder, key, self._encoder.dtype, len(plan.languages)) as writer:
             encode_unit(
-                self._reader(unit),
+                reader,
                 writer,
-                self._encoder,
-                self._drops_of(unit),
+                SideEncoder(self._encoder, self._counter, plan.languages),
+                self._duplicates.drops_of(unit),
                 plan.sources[unit.source].sequences,
                 partial(_count_done, self._board),
             )
+        self._note_unusable(unit, reader)
+
+    def _needed(self, plan: ShardPlan) -> Iterator[tuple[Unit, UnitRecord | None]]:
+        """The units of a shard that reach its `max_documents`, and their records; None: not finished yet.
+
+        A unit is left out once those before it are known to hold enough documents of their source.
+        """
+        held: Counter[int] = Counter()
+        for unit in self._project.units[plan.name]:
+            limit = plan.sources[unit.source].max_documents
+            if limit is not None and held[unit.source] >= limit:
+                continue
+            record = UnitRecord.find(self._units_folder, self._encoded_key(unit))
+            held[unit.source] += record.documents if record else 0
+            yield unit, record
+
+    def _is_encoded(self, unit: Unit, key: str) -> bool:
+        """Whether a unit is finished, or is not needed."""
+        if UnitRecord.find(self._units_folder, key) is not None:
+            return True
+        plan = self._plans[unit.shard]
+        if plan.sources[unit.source].max_documents is None:
+            return False
+        return all(needed != unit for needed, _ in self._needed(plan))
 
     def _joined_file(self, plan: ShardPlan) -> Path:
         units = [self._encoded_key(unit) for unit in self._project.units[plan.name]]
@@ -322,67 +299,23 @@ class Stages:
     def _join(self, plan: ShardPlan, path: Path) -> None:
         placed = [
             PlacedUnit(
-                UnitRecord.read(self._work / "units", self._encoded_key(unit)),
+                record or UnitRecord.read(self._units_folder, self._encoded_key(unit)),
                 unit.source,
                 tuple(str(part.file) for part in unit.parts),
             )
-            for unit in self._project.units[plan.name]
+            for unit, record in self._needed(plan)
         ]
         limits = [source.max_documents for source in plan.sources]
         joined = JoinPlan(plan.name, plan.kind, plan.languages, placed, limits, tuple(map(str, plan.files)))
         listed = self._project.output / "rejected" / f"{plan.name}.jsonl"
         fraction = self._recipe.build.max_rejected_fraction
         try:
-            check_rejected(plan.name, [unit.record for unit in placed], fraction, listed)
+            check_shard(plan.name, [unit.record for unit in placed], fraction, listed)
         except DataError:
             join_rejected(self._project.output, joined)  # it is what a person looks at then
             raise
         entry = join_shard(self._project.output, joined)
         write_atomically(path, json.dumps(asdict(entry)).encode())
-
-
-def check_rejected(name: str, units: Sequence[UnitRecord], largest_fraction: float, listed_in: Path) -> None:
-    """Stop a build whose input is not what the recipe's author thinks it is.
-
-    Args:
-        name: of the shard.
-        units: of the shard.
-        largest_fraction: of its records that may be unusable.
-        listed_in: file of the records set aside.
-
-    Raises:
-        DataError: no record could be used, or more than `largest_fraction` of them could not be read.
-    """
-    records = sum(unit.numbers["records"] for unit in units)
-    unusable = sum(unit.numbers["unusable"] for unit in units)
-    counts: Counter[str] = sum((Counter(unit.dropped) for unit in units), Counter())
-    listed = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
-    if unusable > largest_fraction * records:
-        raise DataError(
-            f"too many records of {name} had to be set aside",
-            found=f"{unusable} of {records} ({unusable / records:.2%}): {listed}",
-            needed=f"at most {largest_fraction:.2%}",
-            where="build.max_rejected_fraction",
-            hint=f"look at {listed_in}, then mend the files or raise build.max_rejected_fraction",
-        )
-    if not sum(unit.documents for unit in units):
-        raise DataError(
-            f"{name} has no usable record",
-            found=f"{records} records: {listed or 'none set aside'}",
-            hint="take it out of the recipe, or give it other files",
-        )
-
-
-def _is_finished(folder: Path, key: str) -> bool:
-    return UnitRecord.find(folder, key) is not None
-
-
-def _shares_for(units: Sequence[Unit]) -> int:
-    return min(MOST_SHARES, 1 + sum(unit.bytes for unit in units) // BYTES_OF_A_SHARE)
-
-
-def _drops_file(folder: Path, unit: Unit) -> Path:
-    return folder / f"{unit.shard.replace('/', '.')}.{unit.number:06d}.npy"
 
 
 def _count_bytes(board: Board, count: int) -> None:

@@ -29,12 +29,13 @@ import xxhash
 from numpy.typing import DTypeLike, NDArray
 
 from data_prep.hashed_file import FileSet, HashedFile
+from data_prep.token_counts import TokenCounts
 from mlc.data.indexed import CODE_OF_DTYPE
 from mlc.errors import ShardError
 from mlc.files import FileFacts, hash_file, write_atomically
 
 FORMAT = "mlc-unit"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _WORD = np.dtype("<i8")
 _LENGTH = np.dtype("<i4")
 _LINE_BITS = 40
@@ -62,10 +63,12 @@ class UnitCounts:
     Attributes:
         lines: that begin in each of the unit's files or ranges, in their order.
         numbers: further counts by name, such as bytes read; the writer passes them on.
+        token_counts: of each side; passed on too.
     """
 
     lines: tuple[int, ...]
     numbers: Mapping[str, int] = field(default_factory=dict)
+    token_counts: tuple[TokenCounts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class UnitRecord:
         documents: D.
         sequences, tokens: of each side.
         text_bytes: UTF-8 bytes of the text of all sides.
-        lines, numbers: see `UnitCounts`.
+        lines, numbers, token_counts: see `UnitCounts`.
         dropped: {reason: records set aside}.
         files: {file name: its size and xxh3_64}.
     """
@@ -93,6 +96,7 @@ class UnitRecord:
     lines: tuple[int, ...]
     dropped: dict[str, int]
     numbers: dict[str, int]
+    token_counts: tuple[TokenCounts, ...]
     files: dict[str, FileFacts]
 
     @property
@@ -267,6 +271,7 @@ class UnitWriter:
             lines=counts.lines,
             dropped=dict(sorted(self.dropped.items())),
             numbers=dict(counts.numbers),
+            token_counts=counts.token_counts,
             files=facts,
         )
         self._set.commit()

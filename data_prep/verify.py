@@ -124,11 +124,12 @@ def _look_at(manifest: Manifest, piece: _Piece, report: Report) -> _Found:
 
 
 def _tokenizer_faults(manifest: Manifest) -> Iterator[str]:
-    path = manifest.folder / manifest.tokenizer.file
-    if not path.is_file():
-        yield f"{path}: no such file"
-    elif (found := _hash(path, lambda count: None)) != manifest.tokenizer.sha256:
-        yield f"{path}: sha256 {found[:12]}, the manifest says {manifest.tokenizer.sha256[:12]}"
+    for name, sha256 in manifest.tokenizer.files.items():
+        path = manifest.folder / name
+        if not path.is_file():
+            yield f"{path}: no such file"
+        elif (found := _hash(path, lambda count: None)) != sha256:
+            yield f"{path}: sha256 {found[:12]}, the manifest says {sha256[:12]}"
     ids = manifest.tokenizer.special_ids
     if set(ids) != set(SPECIAL_TOKENS) or len(set(ids.values())) != len(ids):
         yield f"manifest.json: special tokens {ids}, needed different ids for {', '.join(SPECIAL_TOKENS)}"

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +23,15 @@ from numpy.typing import NDArray
 from data_prep.cleaning.document import Document, Dropped, Step
 from data_prep.cleaning.steps import clean
 from data_prep.encoding.engine import Encoder, check_sample
+from data_prep.encoding.report import TokenCounter
 from data_prep.plan import Source
-from data_prep.readers.read import read_range
 from data_prep.readers.record import KEPT_CHARACTERS, Record, Rejected, rejected
 from data_prep.recipe import NormaliseSection
 from data_prep.segment import Split, split_sequences
+from data_prep.set_aside import Example
+from data_prep.token_counts import TokenCounts
 from data_prep.unit_files import Side, UnitCounts, UnitRecord, UnitWriter, place_of
-from data_prep.units import Unit
+from data_prep.units import Part, Unit
 from mlc.data.text import Unusable, normalise
 from mlc.errors import DataError
 
@@ -40,6 +43,26 @@ CHECKED_LINES = 100
 _LINE_FEED = 0x0A
 TRIED_RECORDS = 1000
 """A unit whose first so many records are all set aside is read the wrong way; the rest of it would only take time."""
+UNLISTED = "unlisted_language"
+"""Why a record of a language that its table does not name is set aside: it could be read, so it is not unusable."""
+
+
+class RecordReader(Protocol):
+    """The records of one part of a unit, in order; to be gone through once.
+
+    Attributes:
+        lines: that begin in the part; whole once the last record has been given.
+        elsewhere: further records of the part, in shards of other languages, where those that cannot be read are given
+            here for all of them.
+    """
+
+    @property
+    def lines(self) -> int: ...  # noqa: D102
+
+    @property
+    def elsewhere(self) -> int: ...  # noqa: D102
+
+    def __iter__(self) -> Iterator[Record | Rejected]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +102,13 @@ class UnitReader:
         languages: of the sides.
         rules: how texts are normalised.
         steps: of cleaning.
-        on_bytes: called with counts of source bytes as they are read.
+        read: what reads a part of it.
 
     Attributes:
         lines: of each part, once it has been gone through.
         records: read so far.
-        unusable: of these, set aside because they could not be read or normalised.
+        unusable: {reason: of these, set aside because they could not be read or normalised}.
+        example: the first of them.
     """
 
     def __init__(
@@ -94,12 +118,14 @@ class UnitReader:
         languages: tuple[str, ...],
         rules: NormaliseSection,
         steps: Sequence[Step],
-        on_bytes: Callable[[int], None],
+        read: Callable[[Part], RecordReader],
     ) -> None:
         self._unit, self._source, self._languages = unit, source, languages
-        self._rules, self._steps, self._on_bytes = rules, steps, on_bytes
+        self._rules, self._steps, self._read = rules, steps, read
         self.lines: list[int] = []
-        self.records = self.unusable = 0
+        self.records = 0
+        self.unusable: Counter[str] = Counter()
+        self.example: Example | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         """Chunks of the unit.
@@ -107,7 +133,7 @@ class UnitReader:
         Raises:
             DataError: a file has changed or is cut short, or none of the first records can be used.
         """
-        reasons: Counter[str] | None = Counter()
+        reasons = None if self._source.sorted_by else Counter[str]()  # of sorted records that has been looked at
         for chunk in self._chunks():
             self._clean(chunk)
             if reasons is not None:
@@ -115,7 +141,7 @@ class UnitReader:
                 if chunk.kept:
                     reasons = None
                 elif reasons.total() >= TRIED_RECORDS:
-                    raise _hopeless(self._unit, self._source, reasons)
+                    raise hopeless(self._unit.parts[0].file, self._source, reasons)
             yield chunk
         for part in self._unit.parts:
             part.check()
@@ -124,12 +150,12 @@ class UnitReader:
         chunk, characters = Chunk(), 0
         for number, part in enumerate(self._unit.parts):
             part.check()
-            reader = read_range(part.file, part.range, self._source.reading, self._on_bytes)
+            reader = self._read(part)
             for record in reader:
                 self.records += 1
                 found = record if isinstance(record, Rejected) else self._normalised(record, number)
                 if isinstance(found, Rejected):
-                    self.unusable += 1
+                    self._note(part.file, found)
                     chunk.dropped.append((number, found))
                 else:
                     chunk.kept.append(found)
@@ -138,8 +164,16 @@ class UnitReader:
                     yield chunk
                     chunk, characters = Chunk(), 0
             self.lines.append(reader.lines)
+            self.records += reader.elsewhere
         if chunk.kept or chunk.dropped:
             yield chunk
+
+    def _note(self, file: Path, unusable: Rejected) -> None:
+        if unusable.reason == UNLISTED:
+            return
+        self.unusable[unusable.reason] += 1
+        if self.example is None:
+            self.example = Example(file, unusable.line, unusable.reason, unusable.beginning)
 
     def _normalised(self, record: Record, part: int) -> Kept | Rejected:
         rules = self._rules
@@ -172,7 +206,7 @@ class UnitReader:
 def encode_unit(
     reader: UnitReader,
     writer: UnitWriter,
-    encoder: Encoder,
+    sides: SideEncoder,
     drops: Mapping[int, str],
     split: Split,
     on_done: Callable[[int, int], None],
@@ -182,7 +216,7 @@ def encode_unit(
     Args:
         reader: of the unit.
         writer: of its files.
-        encoder: the tokenizer.
+        sides: the tokenizer, for the unit's languages.
         drops: {place among the reader's documents, from 0: the reason why it is left out}.
         split: how a text becomes sequences.
         on_done: called with counts of documents and tokens.
@@ -190,15 +224,49 @@ def encode_unit(
     place = 0
     for chunk in reader:
         if not place:
-            check_sample(encoder, _first_lines(chunk, split))
+            check_sample(sides.encoder, _first_lines(chunk, split))
         left_out = [drops.get(number) for number in range(place, place + len(chunk.kept))]
         place += len(chunk.kept)
         if any(left_out):
             _leave_out(chunk, left_out)
-        tokens = _encode_chunk(chunk, writer, encoder, split)
+        tokens = _encode_chunk(chunk, writer, sides, split)
         on_done(len(chunk.kept), tokens)
-    unusable = reader.unusable + writer.dropped[NO_TOKENS]
-    return writer.finish(UnitCounts(tuple(reader.lines), {"records": reader.records, "unusable": unusable}))
+    numbers = {"records": reader.records, "unusable": reader.unusable.total() + writer.dropped[NO_TOKENS]}
+    return writer.finish(UnitCounts(tuple(reader.lines), numbers, tuple(sides.counts)))
+
+
+class SideEncoder:
+    """Encodes the sides of documents and counts how well the tokenizer fits them.
+
+    Args:
+        encoder: the tokenizer.
+        counter: made for it.
+        languages: of the sides.
+
+    Attributes:
+        counts: of each side, so far.
+    """
+
+    def __init__(self, encoder: Encoder, counter: TokenCounter, languages: Sequence[str]) -> None:
+        self.encoder, self._counter, self._languages = encoder, counter, languages
+        self.counts = [TokenCounts() for _ in languages]
+
+    def encode(self, side: int, documents: Sequence[list[str]]) -> tuple[Side, NDArray[np.int64]]:
+        """Encode the sequences of documents, and count the bytes of each document's text.
+
+        Sequences without tokens are left out.
+        """
+        text = "\n".join(chain.from_iterable(documents)).encode()
+        ids, lengths = self.encoder.encode_lines(text)
+        self.counts[side] += self._counter.count(text, ids, len(lengths), self._languages[side])
+        sizes = np.fromiter(map(len, documents), np.int64, len(documents))
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == _LINE_FEED)
+        line_bytes = np.diff(ends, prepend=-1, append=len(text)) - 1 if text else ends
+        used = lengths > 0
+        if not used.all():
+            lengths, line_bytes = lengths[used], line_bytes[used]
+            sizes = _sums(used, sizes)
+        return Side(ids, lengths, sizes), _sums(line_bytes, sizes)
 
 
 def _first_lines(chunk: Chunk, split: Split) -> list[str]:
@@ -215,10 +283,10 @@ def _leave_out(chunk: Chunk, reasons: Sequence[str | None]) -> None:
             chunk.dropped.append((kept.part, rejected(kept.line, reason, "", _beginning(kept.document.texts))))
 
 
-def _encode_chunk(chunk: Chunk, writer: UnitWriter, encoder: Encoder, split: Split) -> int:
+def _encode_chunk(chunk: Chunk, writer: UnitWriter, sides: SideEncoder, split: Split) -> int:
     """Write a chunk's documents and records set aside; the number of tokens."""
     encoded = [
-        _encode_side([split_sequences(kept.document.texts[side], split) for kept in chunk.kept], encoder)
+        sides.encode(side, [split_sequences(kept.document.texts[side], split) for kept in chunk.kept])
         for side in range(len(chunk.kept[0].document.texts) if chunk.kept else 0)
     ]
     if encoded:
@@ -251,23 +319,6 @@ def _set_aside_empty(chunk: Chunk, empty: NDArray[np.bool_]) -> None:
             chunk.kept.append(kept)
 
 
-def _encode_side(documents: Sequence[list[str]], encoder: Encoder) -> tuple[Side, NDArray[np.int64]]:
-    """Encode the sequences of documents, and count the bytes of each document's text.
-
-    Sequences without tokens are left out.
-    """
-    text = "\n".join(chain.from_iterable(documents)).encode()
-    ids, lengths = encoder.encode_lines(text)
-    sizes = np.fromiter(map(len, documents), np.int64, len(documents))
-    line_bytes = np.diff(np.flatnonzero(np.frombuffer(b"\n" + text + b"\n", np.uint8) == _LINE_FEED)) - 1
-    line_bytes = line_bytes if text else line_bytes[:0]
-    used = lengths > 0
-    if not used.all():
-        lengths, line_bytes = lengths[used], line_bytes[used]
-        sizes = _sums(used, sizes)
-    return Side(ids, lengths, sizes), _sums(line_bytes, sizes)
-
-
 def _sums(values: NDArray[Any], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """The sum over each document's values; `sizes` says how many each has."""
     totals = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
@@ -287,13 +338,14 @@ def _beginning(texts: Sequence[str]) -> str:
     return " | ".join(text[:KEPT_CHARACTERS] for text in texts)
 
 
-def _hopeless(unit: Unit, source: Source, reasons: Counter[str]) -> DataError:
+def hopeless(file: Path, source: Source, reasons: Counter[str]) -> DataError:
+    """The error of a file of which nothing has been usable so far: {reason: records}."""
     listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    fields = ", ".join(source.reading.text_fields)
+    fields = ", ".join(filter(None, [*source.reading.text_fields, source.reading.language_field]))
     return DataError(
         f"none of the first {reasons.total()} records could be used",
         found=listed,
         needed=f"records with text under {fields}, or plain text",
-        where=str(unit.parts[0].file),
+        where=str(file),
         hint="set the table's text_field (of pairs: fields) and format; mend the files if these are right",
     )

@@ -187,7 +187,10 @@ REFUSALS: dict[str, tuple[Edit, list[str]]] = {
     ),
     "another vocabulary": (_foreign_tokenizer, ["found 200 ids", "needed at most 110 ids"]),
     "another tokenizer": (_other_tokenizer, ["found 200 ids", "another tokenizer than the model's"]),
-    "offset ids": (_offset_ids, ["of type xlm-roberta", "needed a model with SentencePiece's own ids"]),
+    "offset ids": (
+        _offset_ids,
+        ["of type xlm-roberta", "or a model with SentencePiece's own ids", "next: build the shards with [tokenizer]"],
+    ),
 }
 
 

@@ -14,7 +14,9 @@ RECIPE = {"mlc.config", "mlc.recipe", "mlc.recipe_objectives"}
 LEAVES = {"mlc.checkpoint", "mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
 MIDDLE = {"mlc.engine", "mlc.tasks"}
 TOP = {"mlc.finetune", "mlc.evaluate", "mlc.export"}
-SHARD_FORMAT = {"mlc.data.indexed", "mlc.data.manifest", "mlc.data.text", "mlc.data.text_lines"}
+SHARD_FORMAT = {"mlc.data.indexed", "mlc.data.manifest", "mlc.data.tokenizer_json"} | {
+    f"mlc.data.{name}" for name in ("spacing", "text", "text_lines")
+}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "mlc.errors": set(),

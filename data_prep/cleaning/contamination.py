@@ -43,6 +43,7 @@ from mlc.errors import DataError
 from mlc.files import write_atomically
 
 _OVERLAP_CHARACTERS = 4096  # of the pieces of a long text: longer than rows of words are
+_PIECES_CHARACTERS = 4 * PIECE_CHARACTERS  # of pieces that are held at once
 _SEARCH_CHARACTERS = 1024  # for a space to cut at
 _LARGEST_FIRST_BITS = 26
 _SPACED_CHARACTERS = 2.5
@@ -71,20 +72,14 @@ class ContaminationFilter:
     def many(self, documents: Sequence[Document]) -> list[Document | Dropped]:
         """Each document, in order, or why it is left out."""
         results: list[Document | Dropped] = list(documents)
-        texts: list[str] = []
-        owners: list[int] = []
-        for i, document in enumerate(documents):
-            for text in document.texts:
-                for piece in pieces(text):
-                    texts.append(piece)
-                    owners.append(i)
-        for first, end in batches(texts):
-            units = read_units(texts[first:end], self._table, self._powers)
-            for number, words, unit, place in sorted(self._hits(units)):
-                owner = owners[first + number]
-                if isinstance(results[owner], Document):
-                    row = _spelled(units, place, words * unit)
-                    results[owner] = Dropped("contaminated", f"{words} words in a row: {row}")
+        for texts, owners in _some_pieces(documents):
+            for first, end in batches(texts):
+                units = read_units(texts[first:end], self._table, self._powers)
+                for number, words, unit, place in sorted(self._hits(units)):
+                    owner = owners[first + number]
+                    if isinstance(results[owner], Document):
+                        row = _spelled(units, place, words * unit)
+                        results[owner] = Dropped("contaminated", f"{words} words in a row: {row}")
         return results
 
     def _hits(self, units: Units) -> Iterator[tuple[int, int, int, int]]:
@@ -152,18 +147,33 @@ def _hash_batch(
             found.setdefault((holds, words, unit), []).append(np.unique(hash_rows(units, places, words * unit, powers)))
 
 
-def pieces(text: str) -> list[str]:
+def pieces(text: str) -> Iterator[str]:
     """A text in overlapping pieces that `batches` takes, cut between words where there is a space to cut at."""
-    if len(text) <= PIECE_CHARACTERS:
-        return [text]
-    found, start = [], 0
-    while True:
-        found.append(text[start : start + PIECE_CHARACTERS])
-        if start + PIECE_CHARACTERS >= len(text):
-            return found
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS:
+        yield text[start : start + PIECE_CHARACTERS]
         start += PIECE_CHARACTERS - _OVERLAP_CHARACTERS
         space = text.rfind(" ", start - _SEARCH_CHARACTERS, start)
         start = space if space >= 0 else start
+    yield text[start:]
+
+
+def _some_pieces(documents: Sequence[Document]) -> Iterator[tuple[list[str], list[int]]]:
+    """Pieces of all texts, some at a time, and the number of the document that each is of."""
+    texts: list[str] = []
+    owners: list[int] = []
+    characters = 0
+    for i, document in enumerate(documents):
+        for text in document.texts:
+            for piece in pieces(text):
+                texts.append(piece)
+                owners.append(i)
+                characters += len(piece)
+                if characters >= _PIECES_CHARACTERS:
+                    yield texts, owners
+                    texts, owners, characters = [], [], 0
+    if texts:
+        yield texts, owners
 
 
 class _Index:

@@ -12,6 +12,7 @@ from data_prep.cleaning.document import Document, Dropped
 from data_prep.cleaning.section import PairsSection
 
 _NO_LETTERS = re.compile(r"[\W_]+")
+_PIECE_CHARACTERS = 1 << 18  # of a long side: what stands between spaces is a list on the way
 _LONGEST_COMPARED = 1000  # letters; comparing takes the square of the length
 
 
@@ -43,7 +44,7 @@ class PairFilter:
         limit = self._section.largest_similarity
         if limit is None:
             return None
-        first, second = (_NO_LETTERS.sub("", text.casefold()) for text in pair.texts)
+        first, second = map(_letters, pair.texts)
         if min(len(first), len(second)) < self._section.copy_characters:
             return None
         if first == second:
@@ -51,3 +52,11 @@ class PairFilter:
         # The Indel similarity is at most 2 x shorter / (shorter + longer).
         similarity = self._ratio(first[:_LONGEST_COMPARED], second[:_LONGEST_COMPARED], score_cutoff=100 * limit) / 100
         return Dropped("copy", f"{similarity:.2f} of the letters are the same") if similarity > limit else None
+
+
+def _letters(text: str) -> str:
+    """Letters and digits without case; both rules look at one character at a time."""
+    return "".join(
+        _NO_LETTERS.sub("", text[start : start + _PIECE_CHARACTERS].casefold())
+        for start in range(0, len(text), _PIECE_CHARACTERS)
+    )

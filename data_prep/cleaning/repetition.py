@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.cleaning.document import Document, Dropped
+from data_prep.cleaning.repeated_parts import repeated_parts
 from data_prep.cleaning.section import RepetitionSection
-from data_prep.cleaning.spaces import writes_spaces
 from data_prep.cleaning.units import (
     LETTERS_PER_WORD,
     PIECE_CHARACTERS,
@@ -38,6 +38,7 @@ from data_prep.cleaning.units import (
     read_units,
     row_places,
 )
+from mlc.data.spacing import writes_spaces
 
 FREQUENT_WORDS = (2, 3, 4)
 DUPLICATE_WORDS = (5, 6, 7, 8, 9, 10)
@@ -90,12 +91,11 @@ class RepetitionFilter:
 
 def judge_lines(text: str, section: RepetitionSection) -> Dropped | None:
     """Whether too many lines or paragraphs of a text came before in it."""
-    lines = text.split("\n")
-    parts, characters = _repeated(lines)
+    parts, characters = repeated_parts(text, "\n")
     if parts > section.duplicate_lines or characters > section.duplicate_line_characters:
         return Dropped("duplicate_lines", f"{parts:.2f} of the lines, {characters:.2f} of their characters")
     if "\n\n" in text:
-        parts, characters = _repeated(text.split("\n\n"))
+        parts, characters = repeated_parts(text, "\n\n")
         if parts > section.duplicate_paragraphs or characters > section.duplicate_paragraph_characters:
             return Dropped("duplicate_paragraphs", f"{parts:.2f} of them, {characters:.2f} of their characters")
     return None
@@ -131,17 +131,6 @@ def judge_ngrams(rows: _Rows, judged: BoolArray, section: RepetitionSection) -> 
         if not open_texts.any():
             break
     return found
-
-
-def _repeated(parts: Sequence[str]) -> tuple[float, float]:
-    """Shares of the non-empty parts, and of their characters, that came before."""
-    different = set(parts)
-    if len(different) == len(parts):
-        return 0.0, 0.0
-    different.discard("")
-    filled = len(parts) - parts.count("")
-    characters = sum(map(len, parts))
-    return 1 - len(different) / max(1, filled), 1 - sum(map(len, different)) / max(1, characters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +192,18 @@ class _Rows:
         size *= self._unit
         rows = self._sort(size, wanted)
         counts = np.diff(rows.runs)
-        covered = np.zeros(len(self._texts) + 1, dtype=np.int32)
-        if (counts > 1).any():
-            came_before = np.repeat(counts > 1, counts)
-            places = rows.places[came_before]
-            counts = counts[counts > 1]
-            firsts = np.minimum.reduceat(places, np.cumsum(counts) - counts)
-            again = places[places != np.repeat(firsts, counts)]
-            np.add.at(covered, again, 1)
-            np.add.at(covered, again + size, -1)
-        inside = np.cumsum(covered[:-1]) > 0
-        sums = np.concatenate([[0], np.cumsum(np.where(inside, np.diff(self._widths), 0))])
-        return np.diff(sums[self._units.bounds])
+        several = counts > 1
+        if not several.any():
+            return np.zeros_like(self.characters)
+        places = rows.places[np.repeat(several, counts)]
+        counts = counts[several]
+        firsts = np.minimum.reduceat(places, np.cumsum(counts) - counts)
+        again = np.sort(places[places != np.repeat(firsts, counts)])
+        ends = again + size
+        np.minimum(ends[:-1], again[1:], out=ends[:-1])  # rows overlap
+        characters = self._widths[ends] - self._widths[again]
+        sums = np.bincount(self._texts[again], weights=characters, minlength=len(self.characters))
+        return sums.astype(np.int64)
 
     def _largest(self, values: Int64Array, texts: Int64Array) -> Int64Array:
         """The largest value of each text, 0 without one; `texts` is in order."""

@@ -79,7 +79,8 @@ class ContaminationSection(Section):
     """Drops documents that share a row of words with evaluation sets (Brown et al. 2020, appendix C)."""
 
     paths: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
-    """Files of the evaluation sets, or globs: JSON lines (every text in them counts) or plain text, also compressed."""
+    """Files of the evaluation sets, or globs: JSON lines, csv, tsv, Parquet (every text in them counts) or plain
+    text; also compressed."""
     ngram_words: Annotated[int, pydantic.Field(ge=2, le=64)] = 13
     """So many words in a row; in scripts that write no spaces, three letters for each."""
     smallest_words: Annotated[int, pydantic.Field(ge=2, le=64)] = 8

@@ -6,13 +6,36 @@ Out: the document with more spaces. Both change the text for good: decoded token
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 
 from data_prep.cleaning.document import Document
-from data_prep.cleaning.spaces import writes_spaces
+from data_prep.cleaning.section import CleaningSection
+from mlc.data.spacing import writes_spaces
+from mlc.errors import RecipeError
 from mlc.languages import short_code
 
 _CHINESE = frozenset(("zh", "yue", "wuu"))
+
+
+def check_libraries(section: CleaningSection) -> None:
+    """Refuse a recipe whose steps need a library that is not there: not every installation has them.
+
+    Raises:
+        RecipeError: with the command that installs it.
+    """
+    for key, value, library in (
+        ("chinese_words", section.chinese_words, "jieba"),
+        ("tokenise", section.tokenise, "sacremoses"),
+    ):
+        if value and importlib.util.find_spec(library) is None:
+            raise RecipeError(
+                f"{library} is not installed",
+                found=f'cleaning.{key} = "{value}"',
+                needed=f"the library {library}",
+                where=f"cleaning.{key}",
+                hint="pip install 'mlc[segmentation]'",
+            )
 
 
 class ChineseWords:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from data_prep.cleaning.contamination import ContaminationFilter, build_index
 from data_prep.cleaning.document import BatchStep, Document, Dropped, Step
-from data_prep.cleaning.evaluation_texts import find_files, read_texts
+from data_prep.cleaning.evaluation_texts import find_evaluation_sets, read_texts
 from data_prep.cleaning.identification import LanguageFilter
 from data_prep.cleaning.length import LengthFilter
 from data_prep.cleaning.pairs import PairFilter
 from data_prep.cleaning.personal_data import PersonalDataRemover
 from data_prep.cleaning.repetition import RepetitionFilter
 from data_prep.cleaning.section import CleaningSection, ContaminationSection
-from data_prep.cleaning.segmentation import ChineseWords, MosesTokens
+from data_prep.cleaning.segmentation import ChineseWords, MosesTokens, check_libraries
 
 
 def build_steps(section: CleaningSection, contamination_index: Path) -> tuple[Step, ...]:
@@ -32,8 +32,9 @@ def build_steps(section: CleaningSection, contamination_index: Path) -> tuple[St
 
     Raises:
         DataError: the index cannot be read.
-        RecipeError: a key names what there is none of.
+        RecipeError: a key names what there is none of, or a library is not installed.
     """
+    check_libraries(section)
     steps: list[Step] = []
     if section.length:
         steps.append(LengthFilter(section.length))
@@ -75,7 +76,7 @@ def index_evaluation_sets(section: ContaminationSection, folder: Path) -> dict[i
         DataError: a file cannot be read.
         RecipeError: a path matches no file.
     """
-    texts = (text for path in find_files(section.paths) for text in read_texts(path))
+    texts = (text for path in find_evaluation_sets(section) for text in read_texts(path))
     return build_index(texts, section.ngram_words, section.smallest_words, folder)
 
 

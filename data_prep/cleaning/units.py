@@ -20,6 +20,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mlc.data.spacing import UNSPACED_RANGES
+
 Uint64Array = npt.NDArray[np.uint64]
 Int64Array = npt.NDArray[np.int64]
 Uint8Array = npt.NDArray[np.uint8]
@@ -31,11 +33,6 @@ BATCH_CHARACTERS = 1 << 17
 BATCH_TEXTS = 1 << 16
 LARGEST_BATCH_CHARACTERS = PIECE_CHARACTERS + 1
 """Of the texts of one `read_units`, with the line feed behind each: `batches` cuts them so."""
-
-UNSPACED_RANGES = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x312F), (0x31A0, 0x4DBF),
-                   (0x4E00, 0x9FFF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0xFF66, 0xFF9F),
-                   (0x1AFF0, 0x1B16F), (0x20000, 0x323AF))  # fmt: skip
-"""Thai and Lao; Myanmar; Khmer; Han and Kana. Hangul has spaces, Tibetan a mark after each syllable."""
 
 LETTERS_PER_WORD = 3
 """In scripts without spaces: what is said of n words is said of 3 n letters there."""

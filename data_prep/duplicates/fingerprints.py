@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from data_prep.duplicates.section import DuplicatesSection
 from data_prep.duplicates.shingles import Shingler, Shingles, UInt64Array
-from data_prep.duplicates.sketch import EMPTY, band_hashes_of, minima_of, signatures_of
+from data_prep.duplicates.sketch import (
+    EMPTY,
+    NOTHING,
+    SIGNATURE_BINS,
+    band_hashes_of,
+    lowest_of,
+    minima_of,
+    signatures_of,
+)
 from data_prep.duplicates.storage import RUN_DOCUMENTS, FingerprintWriter, Run
 from mlc.files import new_file
 
@@ -88,7 +96,7 @@ class _OpenRun:
         if full or len(self._waiting) == _DOCUMENTS_TOGETHER:
             self._sketch_waiting(self._shingler)
         if len(text) >= self._shingler.block_characters:
-            self._keep(_sketch_long(text, self._shingler, self._section.bins))
+            self._keep(*_sketch_long(text, self._shingler, self._section.bins))
             return
         self._waiting.append(text)
         self._waiting_characters += len(text) + 1
@@ -104,23 +112,28 @@ class _OpenRun:
 
     def _sketch_waiting(self, shingler: Shingler) -> None:
         if self._waiting:
-            self._keep(minima_of(shingler.shingles(self._waiting), self._section.bins))
+            shingles = shingler.shingles(self._waiting)
+            self._keep(minima_of(shingles, self._section.bins), lowest_of(shingles))
         self._waiting, self._waiting_characters = [], 0
 
-    def _keep(self, minima: UInt64Array) -> None:
+    def _keep(self, minima: UInt64Array, lowest: NDArray[np.uint32]) -> None:
         self._bands.append(band_hashes_of(minima, self._section.bands))
-        self._signatures.append(signatures_of(minima))
+        self._signatures.append(signatures_of(lowest))
 
 
-def _sketch_long(text: str, shingler: Shingler, bins: int) -> UInt64Array:
-    """Sketch a text of more than a block part by part: the minima of the whole are the smaller of the parts'."""
+def _sketch_long(text: str, shingler: Shingler, bins: int) -> tuple[UInt64Array, NDArray[np.uint32]]:
+    """Both sketches of a text of more than a block, from those of its parts."""
     minima = np.full((1, bins), EMPTY, dtype=np.uint64)
+    lowest = np.full((1, SIGNATURE_BINS), NOTHING, dtype=np.uint32)
     for part in shingler.cut(text):
-        np.minimum(minima, minima_of(shingler.shingles([part], whole=False), bins), out=minima)
+        shingles = shingler.shingles([part], whole=False)
+        np.minimum(minima, minima_of(shingles, bins), out=minima)
+        np.minimum(lowest, lowest_of(shingles), out=lowest)
     if minima[0, 0] == EMPTY:  # hardly a letter in it: like itself alone
         hashes = np.array([xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))], dtype=np.uint64)
-        minima = minima_of(Shingles(hashes, np.ones(1, dtype=np.int64)), bins)
-    return minima
+        shingles = Shingles(hashes, np.ones(1, dtype=np.int64))
+        return minima_of(shingles, bins), lowest_of(shingles)
+    return minima, lowest
 
 
 def _exact_digest(texts: tuple[str, ...]) -> bytes:

@@ -7,11 +7,11 @@ Out: files of links, (earlier, later) as little-endian int64, one for exact and 
 A share is a range of hashes, so all documents with one hash meet in one share, and all shares together find the same
 links however many they are. Inside a share, ranges of about `ENTRIES_TOGETHER` documents are compared at a time.
 
-Documents with one band hash are a bucket. Its smallest document leads: every other whose signature agrees with the
-leader's in enough bins is linked to it and leaves; the smallest of those that stay leads next, `MOST_LEADERS` times. A
-boilerplate text that is there 100,000 times costs 100,000 comparisons, not their square. The price: where a bucket
-holds more than `MOST_LEADERS` different families, pairs of later families stay unlinked there; a pair that is really
-similar usually meets in another band too.
+Documents with one band hash are a bucket. Its smallest document leads: every other whose signature makes it as similar
+to the leader as the recipe asks is linked to it and leaves; the smallest of those that stay leads next, `MOST_LEADERS`
+times. A boilerplate text that is there 100,000 times costs 100,000 comparisons, not their square. The price: where a
+bucket holds more than `MOST_LEADERS` different families, pairs of later families stay unlinked there; a pair that is
+really similar usually meets in another band too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from data_prep.duplicates.section import DuplicatesSection
 from data_prep.duplicates.shingles import BoolArray, Int64Array, UInt64Array
+from data_prep.duplicates.sketch import SIGNATURE_BYTES, similarities
 from data_prep.duplicates.storage import EXACT, UnitFingerprints, map_file
 from mlc.files import new_file
 
@@ -90,11 +91,11 @@ class Corpus:
             np.concatenate(lower_halves) if column == EXACT else None,
         )
 
-    def signatures(self, numbers: Int64Array, bins: int) -> NDArray[np.uint8]:
-        """Signatures of documents, in any order, (len(numbers), bins)."""
+    def signatures(self, numbers: Int64Array) -> NDArray[np.uint8]:
+        """Signatures of documents, in any order, (len(numbers), SIGNATURE_BYTES)."""
         order = np.argsort(numbers)
         ordered = numbers[order]
-        found = np.empty((len(numbers), bins), dtype=np.uint8)
+        found = np.empty((len(numbers), SIGNATURE_BYTES), dtype=np.uint8)
         first_run, last_run = np.searchsorted(self._run_starts, ordered[[0, -1]], side="right") - 1
         cuts = np.searchsorted(ordered, self._run_starts[first_run : last_run + 2])
         for i in np.flatnonzero(np.diff(cuts)).tolist():
@@ -174,15 +175,10 @@ def _near_links(corpus: Corpus, section: DuplicatesSection, band: int, lowest: i
         agree = np.zeros(len(numbers), dtype=np.bool_)
         for start in range(0, len(numbers), _PAIRS_TOGETHER):
             some = slice(start, start + _PAIRS_TOGETHER)
-            agree[some] = _agree(corpus, section, leaders[some], numbers[some])
+            found = similarities(corpus.signatures(leaders[some]), corpus.signatures(numbers[some]))
+            agree[some] = found >= section.threshold
         yield np.stack([leaders[agree], numbers[agree]], axis=1)
         numbers, buckets = numbers[~agree], buckets[~agree]
-
-
-def _agree(corpus: Corpus, section: DuplicatesSection, first: Int64Array, second: Int64Array) -> BoolArray:
-    equal = corpus.signatures(first, section.bins) == corpus.signatures(second, section.bins)
-    enough: BoolArray = np.count_nonzero(equal, axis=1) >= section.equal_bins_needed
-    return enough
 
 
 def _repeated(hashes: UInt64Array) -> Int64Array:

@@ -1,9 +1,9 @@
 """The recipe's [duplicates] table: what counts as a duplicate, and where duplicates are looked for.
 
 In:  keys of a recipe.
-Out: a frozen `DuplicatesSection`, and the two numbers that follow from it.
+Out: a frozen `DuplicatesSection`, and the numbers that follow from it.
 
-Two documents share a band of a MinHash signature with probability J^rows where J is the Jaccard similarity of their
+Two documents share a band of a MinHash sketch with probability J^rows where J is the Jaccard similarity of their
 shingle sets, so they become candidates with probability 1 - (1 - J^rows)^bands (Leskovec, Rajaraman, Ullman, Mining of
 Massive Datasets, 3.4.2). With the defaults, 20 bands of 8 rows:
 
@@ -13,7 +13,6 @@ Massive Datasets, 3.4.2). With the defaults, 20 bands of 8 rows:
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from typing import Annotated, Literal, Self
 
@@ -22,8 +21,7 @@ import xxhash
 
 from mlc.config import Fraction, Section
 
-FORMAT = 1  # of fingerprint files, and of how a fingerprint is computed: raised when either changes
-TOLERANCE_STANDARD_ERRORS = 1.5
+FORMAT = 2  # of fingerprint files, and of how a fingerprint is computed: raised when either changes
 MOST_BINS = 1024
 
 
@@ -39,9 +37,9 @@ class DuplicatesSection(Section):
     threshold: Fraction = 0.8
     """Jaccard similarity of shingle sets from which on two documents are near-duplicates."""
     bands: Annotated[int, pydantic.Field(ge=1, le=256)] = 20
-    """Bands of a signature; more find more pairs below the threshold's curve."""
+    """Bands of a sketch; more find more pairs below the threshold's curve."""
     rows: Annotated[int, pydantic.Field(ge=1, le=64)] = 8
-    """Positions of the signature in a band; more find fewer."""
+    """Positions of the sketch in a band; more find fewer."""
     words: Annotated[int, pydantic.Field(ge=1, le=32)] = 5
     """Words in a shingle."""
     characters: Annotated[int, pydantic.Field(ge=1, le=32)] = 8
@@ -55,18 +53,8 @@ class DuplicatesSection(Section):
 
     @property
     def bins(self) -> int:
-        """Positions of a signature."""
+        """Positions of the sketch that bands are cut from."""
         return self.bands * self.rows
-
-    @property
-    def equal_bins_needed(self) -> int:
-        """Equal positions of two signatures that make a candidate a near-duplicate.
-
-        The share of equal positions estimates J with a standard error of sqrt(J (1 - J) / bins). At the threshold
-        itself half of all pairs would be estimated below it, so the bar lies 1.5 standard errors lower.
-        """
-        standard_error = math.sqrt(self.threshold * (1 - self.threshold) / self.bins)
-        return max(1, math.ceil(self.bins * (self.threshold - TOLERANCE_STANDARD_ERRORS * standard_error)))
 
     @property
     def fingerprint_key(self) -> int:

@@ -3,13 +3,14 @@
 In:  runs of fingerprints, in the order of the unit's documents.
 Out: a file that is whole or absent, and `UnitFingerprints`, which reads slices of it.
 
-    64 bytes  header: 8 little-endian u64: magic, key of the settings, documents, documents in a run, bands, bins,
-              whether exact hashes are there (0 or 1), 0. Without near-duplicates bands and bins are 0.
+    64 bytes  header: 8 little-endian u64: magic, key of the settings, documents, documents in a run, bands, bytes
+              of a signature, whether exact hashes are there (0 or 1), 0. Without near-duplicates the fifth and sixth
+              are 0.
     then runs, each of `documents in a run` documents, the last of the rest (D documents):
       exact:  u64 (D,) upper halves of the 128-bit hashes, sorted; u64 (D,) lower halves and u32 (D,) places, in that
               order
       near:   u64 (bands, D) band hashes, each band sorted; u32 (bands, D) places in those orders;
-              u8 (D, bins) signatures, in the order of the documents
+              u8 (D, bytes) signatures, in the order of the documents
     every array is filled with zeros to a multiple of 8 bytes. A place counts from 0 in its run.
 
 Sorted columns make the part of the hash space that one process compares a slice of every run. Whoever writes holds one
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from data_prep.duplicates.section import DuplicatesSection
 from data_prep.duplicates.shingles import UInt64Array
+from data_prep.duplicates.sketch import SIGNATURE_BYTES
 from mlc.errors import DataError
 
 OpenMap = Callable[[Path], NDArray[np.uint8]]
@@ -47,7 +49,7 @@ class Run:
     Attributes:
         exact: 128-bit hashes as (upper, lower) halves, (D, 2), or None.
         bands: band hashes, (bands, D), or None.
-        signatures: (D, bins), or None.
+        signatures: (D, SIGNATURE_BYTES), or None.
     """
 
     exact: UInt64Array | None
@@ -81,7 +83,7 @@ class FingerprintWriter:
         """Write the header."""
         near = self._section.near
         header = [_MAGIC, self._section.fingerprint_key, self._documents, self._run_documents]
-        header += [self._section.bands, self._section.bins] if near else [0, 0]
+        header += [self._section.bands, SIGNATURE_BYTES] if near else [0, 0]
         self._file.seek(0)
         self._file.write(np.array([*header, int(self._section.exact), 0], dtype="<u8").tobytes())
 
@@ -96,7 +98,7 @@ class _Layout:
 
     documents: int
     bands: int
-    bins: int
+    signature_bytes: int
     exact: bool
 
     @property
@@ -113,7 +115,7 @@ class _Layout:
 
     @property
     def bytes(self) -> int:
-        return self.signatures_offset + _whole_words(self.bins * self.documents)
+        return self.signatures_offset + _whole_words(self.signature_bytes * self.documents)
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
@@ -153,7 +155,7 @@ class UnitFingerprints:
             raise DataError("fingerprints cannot be read", found=str(error), where=str(path)) from None
         if len(header) < _HEADER_BYTES or int.from_bytes(header[:8], "little") != _MAGIC:
             raise DataError("this is no file of fingerprints", where=str(path), hint="remove it and build again")
-        _, key, self.documents, run_documents, bands, bins, exact, _ = np.frombuffer(header, dtype="<u8").tolist()
+        _, key, self.documents, run_documents, bands, width, exact, _ = np.frombuffer(header, dtype="<u8").tolist()
         if key != section.fingerprint_key:
             raise DataError(
                 "fingerprints were made with other settings, or by another version of Python or of this program",
@@ -162,7 +164,7 @@ class UnitFingerprints:
             )
         self.run_starts = list(range(0, self.documents, max(1, run_documents)))
         sizes = [min(run_documents, self.documents - start) for start in self.run_starts]
-        self._layouts = [_Layout(size, bands, bins, bool(exact)) for size in sizes]
+        self._layouts = [_Layout(size, bands, width, bool(exact)) for size in sizes]
         ends = np.cumsum([_HEADER_BYTES, *(layout.bytes for layout in self._layouts)])
         if int(ends[-1]) != size:
             needed = f"{ends[-1]:,} bytes"
@@ -184,10 +186,11 @@ class UnitFingerprints:
         return self._array(self._offsets[run] + 8 * count, count, "<u8")
 
     def signatures(self, run: int) -> NDArray[np.uint8]:
-        """Signatures of a run, (D, bins)."""
+        """Signatures of a run, (D, SIGNATURE_BYTES)."""
         layout = self._layouts[run]
         offset = self._offsets[run] + layout.signatures_offset
-        return self._array(offset, layout.documents * layout.bins, "u1").reshape(layout.documents, layout.bins)
+        width = layout.signature_bytes
+        return self._array(offset, layout.documents * width, "u1").reshape(layout.documents, width)
 
     def _array(self, offset: int, count: int, dtype: str) -> NDArray[Any]:
         return self._open_map(self._path)[offset : offset + count * np.dtype(dtype).itemsize].view(dtype)

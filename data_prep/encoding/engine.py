@@ -16,17 +16,17 @@ import importlib.metadata
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from data_prep.encoding.hugging_face import HuggingFaceTokenizer, is_hugging_face
+from data_prep.encoding.hugging_face import HuggingFaceTokenizer
 from data_prep.encoding.merge_list import MARK, NoMergeList, merge_list_json
 from data_prep.encoding.ranked_engine import NoRankedEngine, RankedEngine
+from data_prep.encoding.reference import kind_of, open_tokenizer
 from data_prep.encoding.stable_characters import stable_characters
-from data_prep.tokenizer import Tokenizer
 from mlc.errors import MlcError
 
 _LINE_FEED = 0x0A
@@ -35,23 +35,6 @@ _MARK_BYTES = MARK.encode()
 
 FlatIds = tuple[NDArray[Any], NDArray[np.int32]]
 """Ids of all lines, one after the other, and how many each line has."""
-
-
-class ReferenceTokenizer(Protocol):
-    """What decides about ids: `data_prep.tokenizer.Tokenizer`, or `HuggingFaceTokenizer`."""
-
-    file: Path
-    special_ids: dict[str, int]
-    vocab_size: int
-    dtype: np.dtype[Any]
-
-    def encode(self, texts: Sequence[str]) -> list[NDArray[Any]]:
-        """Ids of each text."""
-        ...
-
-    def decode(self, ids: NDArray[Any]) -> str:
-        """Text of ids; special tokens have none."""
-        ...
 
 
 class Encoder:
@@ -73,16 +56,12 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Path, *, fast: bool = True) -> None:
-        self.reference: ReferenceTokenizer
+        self.kind = kind_of(tokenizer)
+        self.reference = open_tokenizer(tokenizer)
         self._ranked: RankedEngine | None = None
         self._stable: NDArray[np.bool_] | None = None
         self.why_not_fast = "" if fast else "it was not asked for"
-        if is_hugging_face(tokenizer):
-            self.kind, library = "hugging_face", "tokenizers"
-            self.reference = HuggingFaceTokenizer(tokenizer)
-        else:
-            self.kind, library = "sentencepiece", "sentencepiece"
-            self.reference = Tokenizer(tokenizer)
+        library = "tokenizers" if self.kind == "hugging_face" else "sentencepiece"
         self.special_ids, self.vocab_size = self.reference.special_ids, self.reference.vocab_size
         self.dtype = self.reference.dtype
         self.engine = f"{library} {importlib.metadata.version(library)}"

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
 from mlc.data.indexed import token_dtype
 from mlc.data.manifest import SPECIAL_TOKENS
+from mlc.data.tokenizer_json import open_tokenizer_json, shown_name
 from mlc.errors import RecipeError
 
 FILE_NAME = "tokenizer.json"
@@ -38,8 +38,16 @@ _ROLES = {
 }
 """The first of two roles that is filled gives the id: BERT's family has cls and sep, others bos and eos alone."""
 
-_OTHER_SPELLINGS = {"[sop]": "<sop>", "[eop]": "<eop>"}
-"""Of GLM's tokenizers."""
+_OTHER_SPELLINGS = {
+    "[PAD]": "<pad>",
+    "[UNK]": "<unk>",
+    "[CLS]": "<s>",
+    "[SEP]": "</s>",
+    "[MLM]": "<mask>",
+    "[sop]": "<sop>",
+    "[eop]": "<eop>",
+}
+"""Of RoBERTa's family and of GLM, for folders without tokenizer_config.json."""
 
 
 def is_hugging_face(path: Path) -> bool:
@@ -82,14 +90,10 @@ class HuggingFaceTokenizer:
     def __init__(self, path: Path) -> None:
         self.file, *configs = tokenizer_files(path)
         try:
-            content = self.file.read_text(encoding="utf-8")
-            self._tokenizer: Any = tokenizers.Tokenizer.from_str(content)
+            self._tokenizer: Any = open_tokenizer_json(self.file.read_text(encoding="utf-8"))
             config = dict(json.loads(configs[0].read_text(encoding="utf-8"))) if configs else {}
         except Exception as error:  # tokenizers raises Exception itself
             raise RecipeError("no tokenizer can be read", found=str(error), where=str(self.file)) from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True
         self.special_ids, self.vocab_size = self._find_specials(config)
         self.dtype = token_dtype(self.vocab_size)
 
@@ -125,13 +129,15 @@ class HuggingFaceTokenizer:
         return json.dumps(content, ensure_ascii=False)
 
     def _find_specials(self, config: Mapping[str, Any]) -> tuple[dict[str, int], int]:
-        added = {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        tokens = self._tokenizer.get_added_tokens_decoder().items()
+        added = {shown_name(token.content): i for i, token in tokens if token.special}
         known: dict[str, int] = {}
         for name, content in _candidates(config):
             if content in added and added[content] not in known.values():
                 known.setdefault(name, added[content])
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
-        unknown = self._tokenizer.token_to_id(str(json.loads(self._tokenizer.to_str())["model"].get("unk_token")))
+        model = json.loads(self._tokenizer.to_str())["model"]
+        unknown = model.get("unk_id", self._tokenizer.token_to_id(str(model.get("unk_token"))))  # Unigram has an id
         if unknown is not None and unknown not in known.values():
             known.setdefault("[UNK]", unknown)
         first_free = max(ids, default=-1) + 1

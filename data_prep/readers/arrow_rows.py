@@ -44,7 +44,7 @@ def arrow_records(
     rows, limit_bytes = RowReader(source), source.max_line_bytes
     for batch in batches:
         names = columns_needed(batch.schema.names, source)
-        columns = [_values(batch.column(batch.schema.names.index(name))) for name in names]
+        columns = [values_of(batch.column(batch.schema.names.index(name))) for name in names]
         twice = [name for name in names if batch.schema.names.count(name) > 1]
         problem = Unusable("wrong_columns", f"two columns have the name {twice[0]}") if twice else None
         for values in zip(*columns, strict=True) if columns else ((),) * batch.num_rows:
@@ -67,7 +67,8 @@ def _refuse_too_long(record: Record, limit_bytes: int) -> None:
             raise Unusable("too_long", f"more than {limit_bytes} bytes")
 
 
-def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+def values_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Python's values of a column; strings that are not UTF-8 are their bytes."""
     try:
         return column.to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError, pa.ArrowException):
@@ -78,6 +79,17 @@ def _value(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
-        return scalar.as_buffer().to_pybytes()  # `RowReader` decodes it once more, and says what is wrong
+        return _undecodable(scalar)
     except (ValueError, OverflowError, pa.ArrowException):
         return _Unreadable()
+
+
+def _undecodable(scalar: pa.Scalar) -> Any:
+    """A string that is not UTF-8 as bytes, which `RowReader` decodes once more to say what is wrong; what holds it."""
+    if isinstance(scalar, pa.StructScalar):
+        return {name: _value(scalar[name]) for name in scalar}
+    if isinstance(scalar, pa.ListScalar | pa.LargeListScalar):
+        return [_value(part) for part in scalar.values]
+    if isinstance(scalar, pa.DictionaryScalar):
+        return _value(scalar.value)
+    return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else _Unreadable()

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from data_prep.readers.arrow_rows import arrow_records, columns_needed, rows_a_batch
 from data_prep.readers.lines import LineCount
 from data_prep.readers.ranges import FileRange
@@ -70,6 +72,7 @@ def _batches(
     rows, done = file_range.end - file_range.start, 0
     batches = iter(part.with_format("arrow").iter(batch_size=batch_rows))
     while (batch := _next(batches, path)) is not None:
+        _check(batch, path)
         yield batch
         before, done = done, done + batch.num_rows
         if file_range.bytes:
@@ -81,6 +84,16 @@ def _next(batches: Iterator[Any], path: Path) -> Any:
         return next(batches, None)
     except Exception as error:  # builders and file systems raise what they like
         raise DataError("the data set cannot be read to its end", found=_said(error), where=str(path)) from None
+
+
+def _check(batch: Any, path: Path) -> None:
+    """Refuse damaged offsets, over which Arrow ends the process when it makes Python objects of them."""
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if "UTF8" not in str(error):  # that costs single records
+                raise DataError("the data set is damaged", found=str(error), where=str(path)) from None
 
 
 def _opened(path: Path, source: SourceFormat) -> Any:
@@ -103,7 +116,8 @@ def _opened(path: Path, source: SourceFormat) -> Any:
             "the data set cannot be opened",
             found=_said(error),
             where=f"{path}, config {source.config!r}, split {source.split!r}",
-            hint="name a folder of save_to_disk, or the name, config and split of a data set on the hub",
+            hint="name a folder of save_to_disk, or the name, config and split of a data set on the hub; if the hub "
+            "cannot be reached, set HF_HUB_OFFLINE=1 to take one that was fetched before",
         ) from None
 
 

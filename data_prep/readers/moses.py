@@ -1,7 +1,8 @@
 """Line-aligned files of two languages (the form of Moses and OPUS) as records.
 
 In:  two files; line i of one translates line i of the other.
-Out: a `Record` or `Rejected` for each two lines. What one file has beyond the other is one `Rejected`.
+Out: a `Record` or `Rejected` for each two lines. Where one file has lines beyond the other, nobody knows which lines
+     belong together, and the files are refused; blank lines at the end are nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from data_prep.readers.source import SourceFormat
 from data_prep.readers.streams import range_chunks
 from mlc.data.manifest import NO_GROUP
 from mlc.data.text import Unusable
+from mlc.errors import DataError
 
 _SHOWN_SEPARATOR = b" | "
 
@@ -25,22 +27,30 @@ _SHOWN_SEPARATOR = b" | "
 def moses_records(
     path: Path, source: SourceFormat, on_bytes: Callable[[int], None], count: LineCount
 ) -> Iterator[Record | Rejected]:
-    """Every pair of lines; `path` is the first side, `source.second_path` the second, each plain or compressed."""
-    sides = [_lines(side, source, on_bytes) for side in (path, Path(source.second_path))]
-    unmatched, longer, beginning = 0, path, b""
-    for number, (first, second) in enumerate(zip_longest(*sides), 1):
+    """Every pair of lines; `path` is the first side, `source.second_path` the second, each plain or compressed.
+
+    Raises:
+        DataError: the files have different numbers of lines.
+    """
+    paths = (path, Path(source.second_path))
+    lengths, is_text = [0, 0], False
+    for number, pair in enumerate(zip_longest(*(_lines(side, source, on_bytes) for side in paths)), 1):
         count.lines = number
+        for side, line in enumerate(pair):
+            lengths[side] += line is not None
+        first, second = pair
         if first is not None and second is not None:
             yield _pair(number, first, second, source.max_line_bytes)
-            continue
-        if not unmatched:
-            longer = Path(source.second_path) if first is None else path
+        else:
             line = second if first is None else first
-            beginning = line.beginning if isinstance(line, LongLine) else line or b""
-        unmatched += 1
-    if unmatched:
-        detail = f"{unmatched} lines of {longer.name} from here on have none beside them"
-        yield rejected(count.lines - unmatched + 1, "unmatched_line", detail, beginning)
+            is_text = is_text or isinstance(line, LongLine) or bool(line and line.strip())
+    if is_text:
+        raise DataError(
+            "two line-aligned files have different numbers of lines",
+            found=f"{lengths[0]:,} in {paths[0]}, {lengths[1]:,} in {paths[1]}",
+            needed="line i of one to translate line i of the other",
+            hint="align them again, or take them out of the recipe",
+        )
 
 
 def _lines(path: Path, source: SourceFormat, on_bytes: Callable[[int], None]) -> Iterator[bytes | LongLine]:

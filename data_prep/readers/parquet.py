@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.readers.arrow_rows import arrow_records, columns_needed, rows_a_batch
+from data_prep.readers.arrow_rows import arrow_records, columns_needed, rows_a_batch, values_of
 from data_prep.readers.lines import LineCount
 from data_prep.readers.ranges import FileRange
 from data_prep.readers.record import Record, Rejected
@@ -58,6 +59,21 @@ def parquet_records(
                 where=str(path),
             )
         yield from arrow_records(_batches(file, path, file_range, source, on_bytes), source, count)
+
+
+def parquet_values(path: Path) -> Iterator[list[Any]]:
+    """The values of every column, row by row; a string that is not UTF-8 is its bytes.
+
+    Raises:
+        DataError: no Parquet file, or one that is damaged.
+    """
+    with _open(path) as file:
+        for group in range(file.num_row_groups):
+            about = file.metadata.row_group(group)
+            rows = rows_a_batch(about.total_byte_size, about.num_rows)
+            batches = file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
+            while (batch := _next(batches, path)) is not None:
+                yield from map(list, zip(*map(values_of, batch.columns), strict=True))
 
 
 def _batches(

@@ -26,7 +26,10 @@ class RangeReader:
     Attributes:
         lines: lines (rows, units of translation) that begin in the range; whole once the last record has been given.
             A record's line in the file is its own plus the `lines` of all ranges before it.
+        elsewhere: see `data_prep.work.RecordReader`.
     """
+
+    elsewhere = 0
 
     def __init__(
         self, path: Path, file_range: FileRange, source: SourceFormat, on_bytes: Callable[[int], None]
@@ -89,7 +92,7 @@ def read_range(
 
     Returns:
         an iterable of `Record` and, for bad data, `Rejected`. Reasons: undecodable, broken_json, not_an_object,
-        missing_field, wrong_type, empty, too_long, wrong_columns, broken_csv, unmatched_line, broken_xml,
+        missing_field, wrong_type, empty, too_long, wrong_columns, broken_csv, broken_xml,
         missing_language.
 
     Raises (when gone through):

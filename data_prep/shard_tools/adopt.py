@@ -23,18 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mlc
-from data_prep.encoding.hugging_face import HuggingFaceTokenizer, is_hugging_face, tokenizer_files
+from data_prep.encoding.reference import copy_tokenizer
 from data_prep.hashed_file import FileSet
 from data_prep.index_files import write_groups, write_index
-from data_prep.tokenizer import Tokenizer
 from data_prep.verify import scan_tokens
 from mlc.data.indexed import DTYPE_OF_CODE, HEADER, IndexedShard, bin_path, idx_path
-from mlc.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerInfo
+from mlc.data.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from mlc.errors import RecipeError, ShardError
-from mlc.files import write_atomically
 
 _AT_ONCE = 1 << 20
-_NAMES = {"sentencepiece": "tokenizer.model", "hugging_face": "tokenizer.json"}
 
 
 @dataclass(frozen=True)
@@ -86,29 +83,12 @@ def adopt_shards(
             )
     output.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
-        folder=output, tokenizer=_copy_tokenizer(tokenizer, output), shards=(), created_by=f"mlc {mlc.__version__}"
+        folder=output, tokenizer=copy_tokenizer(tokenizer, output), shards=(), created_by=f"mlc {mlc.__version__}"
     )
     entries = [_entry(manifest, foreign, on_bytes) for foreign in sorted(shards, key=lambda foreign: foreign.name)]
     manifest = replace(manifest, shards=tuple(entries))
     manifest.write(output)
     return manifest
-
-
-def _copy_tokenizer(source: Path, output: Path) -> TokenizerInfo:
-    kind = "hugging_face" if is_hugging_face(source) else "sentencepiece"
-    tokenizer = HuggingFaceTokenizer(source) if kind == "hugging_face" else Tokenizer(source)
-    files = tokenizer_files(source) if kind == "hugging_face" else (source,)
-    for number, file in enumerate(files):
-        target = output / (file.name if number else _NAMES[kind])
-        write_atomically(target, file.read_bytes())
-    content = (output / _NAMES[kind]).read_bytes()
-    return TokenizerInfo(
-        file=_NAMES[kind],
-        sha256=hashlib.sha256(content).hexdigest(),
-        vocab_size=tokenizer.vocab_size,
-        special_ids=tokenizer.special_ids,
-        kind=kind,
-    )
 
 
 def _entry(manifest: Manifest, foreign: Foreign, on_bytes: Callable[[int], None]) -> ShardEntry:

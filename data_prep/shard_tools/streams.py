@@ -25,7 +25,6 @@ from mlc.files import write_atomically
 
 _DOCUMENTS_AT_ONCE = 4096
 _TOKENS_AT_ONCE = 1 << 20
-_BESIDE_TOKENIZER = "tokenizer_config.json"
 
 Selection = Callable[[int, int], NDArray[np.bool_]]
 """(start, end) -> bool [end - start]: which of these documents are taken."""
@@ -145,13 +144,12 @@ def write_stretches(
 
 
 def copy_tokenizer(manifest: Manifest, output: Path) -> TokenizerInfo:
-    """Copy a build's tokenizer, and the file of special tokens that may lie beside it."""
-    source = manifest.folder / manifest.tokenizer.file
-    write_atomically(output / source.name, source.read_bytes())
-    beside = source.with_name(_BESIDE_TOKENIZER)
-    if manifest.tokenizer.kind == "hugging_face" and beside.is_file():
-        write_atomically(output / beside.name, beside.read_bytes())
-    return replace(manifest.tokenizer, file=source.name)
+    """Copy all files of a build's tokenizer."""
+    names = {name: Path(name).name for name in manifest.tokenizer.files}
+    for name, copied in names.items():
+        write_atomically(output / copied, (manifest.folder / name).read_bytes())
+    others = {names[name]: sha256 for name, sha256 in manifest.tokenizer.other_files.items()}
+    return replace(manifest.tokenizer, file=names[manifest.tokenizer.file], other_files=others)
 
 
 def make_output(output: Path) -> None:

@@ -36,10 +36,11 @@ Target = Literal["safetensors", "universal"]
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows how far a long work has come: (what, bytes in all) -> a context that is told of every further part of them."""
 
+MODEL, DESCRIPTION = "model/", "mlc.json"
 WEIGHTS, STATES = "model/weights-", "optimizer/state-"
 """Beginnings of the names of the files that hold pieces."""
 RECIPE = "recipe.toml"
-READ_FOR: dict[Target, tuple[str, ...]] = {"safetensors": ("model/",), "universal": ("model/", "optimizer/", RECIPE)}
+READ_FOR: dict[Target, tuple[str, ...]] = {"safetensors": (MODEL,), "universal": (MODEL, "optimizer/", RECIPE)}
 """Beginnings of the names of the files that a conversion reads."""
 
 
@@ -128,7 +129,7 @@ def _verified(folder: Path, beginnings: tuple[str, ...], bar: Bar) -> Record:
 
 def _to_safetensors(folder: Path, record: Record, out: Path, bar: Bar) -> Conversion:
     source = folder / "model"
-    info, shapes = _description(source / "mlc.json")
+    info, shapes = _description(source / DESCRIPTION)
     layout = {name: Layout(torch.float32, shape) for name, shape in shapes.items()}
     size = sum(tensor.bytes for tensor in layout.values())
     with _new_folder(out, size) as made, PieceReader(_files(folder, record, WEIGHTS)) as weights:
@@ -139,11 +140,17 @@ def _to_safetensors(folder: Path, record: Record, out: Path, bar: Bar) -> Conver
                 lambda name: read_whole(weights, name, shapes[name]),
                 progress=advance,
             )
-        write_json(made / "mlc.json", info)
-        for name in ("config.json", "tokenizer.model"):
+        write_json(made / DESCRIPTION, info)
+        for name in _others(record):
             shutil.copyfile(source / name, made / name)
             sync_file(made / name)
     return Conversion(str(folder), record.position.step, "safetensors", str(out), len(shapes), _bytes_in(out))
+
+
+def _others(record: Record) -> list[str]:
+    """Files of the model that are neither weights nor mlc.json: its configuration and its tokenizer."""
+    names = [name.removeprefix(MODEL) for name in sorted(record.files) if name.startswith(MODEL)]
+    return [name for name in names if name != DESCRIPTION and not name.startswith(WEIGHTS.removeprefix(MODEL))]
 
 
 def _files(folder: Path, record: Record, beginning: str) -> list[Path]:

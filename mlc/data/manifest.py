@@ -37,23 +37,42 @@ _MOST_COUNTED = 1 << 59  # of anything: 8 bytes for each still have an int64 siz
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[sMASK]", "[gMASK]", "[sop]", "[eop]", "[MLM]")
 """In every tokenizer we train, the place of a name in this tuple is its id; in others, see `special_ids`."""
 
+TokenizerKind = Literal["sentencepiece", "hugging_face"]
+TOKENIZER_NAMES: dict[TokenizerKind, str] = {"sentencepiece": "tokenizer.model", "hugging_face": "tokenizer.json"}
+"""What the file that makes the ids is called, in shards that we build and in model folders."""
+
 
 @dataclass(frozen=True)
 class TokenizerInfo:
     """The tokenizer the shards were made with.
 
     Attributes:
-        file: relative to the manifest's folder.
+        file: what makes the ids, relative to the manifest's folder.
         sha256: of that file.
         vocab_size: ids are 0 .. vocab_size-1; at least the tokenizer's pieces and the special tokens.
         special_ids: id of each of `SPECIAL_TOKENS`.
+        kind: a SentencePiece model, or a tokenizer.json of Hugging Face's tokenizers.
+        other_files: {path relative to the manifest's folder: sha256} of what else belongs to it.
     """
 
     file: str
     sha256: str
     vocab_size: int
     special_ids: dict[str, int]
-    kind: str = "sentencepiece"
+    kind: TokenizerKind = "sentencepiece"
+    other_files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """{path relative to the manifest's folder: sha256} of all its files, the one that makes the ids first."""
+        return {self.file: self.sha256, **self.other_files}
+
+    @property
+    def digest(self) -> str:
+        """Of all its files; of a single one, its sha256."""
+        if not self.other_files:
+            return self.sha256
+        return hashlib.sha256(json.dumps([self.sha256, *sorted(self.other_files.values())]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -117,8 +136,7 @@ class Manifest:
 
         Neither the output folder nor the time counts; paths do, in `ShardEntry.sources` and in `recipe_sha256`.
         """
-        text = json.dumps(self._content(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        return _sha256_of(self._content())
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
@@ -141,7 +159,7 @@ class Manifest:
                 where=str(path),
                 hint="upgrade mlc, or build the shards again",
             )
-        stated = content.pop("sha256", None)
+        stated, found = content.pop("sha256", None), _sha256_of_file(content, path)
         build = _read_json(folder / BUILD_NAME) if (folder / BUILD_NAME).exists() else {}
         shards, timing = content.get("shards"), build.get("timing", {})
         if not isinstance(shards, list):
@@ -159,10 +177,8 @@ class Manifest:
             sources_digest=str(build.get("sources_digest", "")),
         )
         manifest._check_content()
-        if stated is not None and stated != manifest.sha256:
-            raise ShardError(
-                "the manifest was changed or damaged", found=manifest.sha256, needed=stated, where=str(path)
-            )
+        if stated is not None and stated != found:  # of the file: an older one may lack keys that have a default
+            raise ShardError("the manifest was changed or damaged", found=found, needed=stated, where=str(path))
         return manifest
 
     def write(self, folder: str | Path) -> None:
@@ -225,11 +241,17 @@ class Manifest:
             )
         return groups
 
+    def tokenizer_files(self) -> dict[str, Path]:
+        """{name in a model folder: path} of the tokenizer's files, the one that makes the ids first."""
+        first, *others = self.tokenizer.files
+        named = {TOKENIZER_NAMES[self.tokenizer.kind]: self.folder / first}
+        return named | {Path(name).name: self.folder / name for name in others}
+
     def check(self, entries: Iterable[ShardEntry] | None = None) -> None:
         """Compare the sizes of the files with the manifest; `mlc prep verify` compares the hashes too.
 
         Args:
-            entries: shards to look at; None = all of them, and the tokenizer's hash, which every checkpoint relies on.
+            entries: shards to look at; None = all, and the hashes of the tokenizer, which every checkpoint relies on.
 
         Raises:
             ShardError: a file is missing or has another size, or the tokenizer is another one.
@@ -252,7 +274,7 @@ class Manifest:
     def _check_content(self) -> None:
         """Refuse what no build can have written, so that the rest of the code may rely on it."""
         problems = [] if 0 < self.tokenizer.vocab_size <= _MOST else [f"vocab_size = {self.tokenizer.vocab_size}"]
-        names = [self.tokenizer.file]
+        names = list(self.tokenizer.files)
         for entry in self.shards:
             sides = 1 if entry.kind == "documents" else 2
             if (len(entry.languages), len(set(entry.prefixes)), len(entry.prefixes)) != (sides, sides, sides):
@@ -269,22 +291,26 @@ class Manifest:
             raise ShardError("the manifest is damaged", found=problems[0], where=str(self.folder / MANIFEST_NAME))
 
     def _check_tokenizer(self) -> None:
-        path = self.folder / self.tokenizer.file
-        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        if found != self.tokenizer.sha256:
-            raise ShardError(
-                "the shards' tokenizer is missing or another one",
-                found="no such file" if found is None else f"sha256 {found[:12]}",
-                needed=f"sha256 {self.tokenizer.sha256[:12]}",
-                where=str(path),
-                hint="copy it from where the shards were built, or build them again",
-            )
+        for name, sha256 in self.tokenizer.files.items():
+            path = self.folder / name
+            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+            if found != sha256:
+                raise ShardError(
+                    "the shards' tokenizer is missing or another one",
+                    found="no such file" if found is None else f"sha256 {found[:12]}",
+                    needed=f"sha256 {sha256[:12]}",
+                    where=str(path),
+                    hint="copy it from where the shards were built, or build them again",
+                )
 
     def _content(self) -> dict[str, Any]:
+        tokenizer = asdict(self.tokenizer)
+        if not self.tokenizer.other_files:  # manifests from before there were any keep their hash
+            del tokenizer["other_files"]
         return {
             "format": FORMAT,
             "version": self.version,
-            "tokenizer": asdict(self.tokenizer),
+            "tokenizer": tokenizer,
             "shards": [asdict(entry) for entry in self.shards],
             "recipe_sha256": self.recipe_sha256,
         }
@@ -314,6 +340,18 @@ def _parse(value: Any, kind: type[Parsed], adapter: pydantic.TypeAdapter[Parsed]
         return adapter.validate_python(value)
     except ValueError as error:  # pydantic's ValidationError is one
         raise ShardError("the manifest is damaged", found=str(error), where=str(path)) from None
+
+
+def _sha256_of(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _sha256_of_file(content: Mapping[str, Any], path: Path) -> str:
+    try:
+        return _sha256_of(content)
+    except RecursionError as error:  # deep lists that could just be read
+        raise ShardError("the file cannot be read", found=str(error), where=str(path)) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

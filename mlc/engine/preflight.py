@@ -19,7 +19,7 @@ from mlc.checkpoint.record import checkpoint_folders
 from mlc.config import digest
 from mlc.data.batches import check_batch_size
 from mlc.data.corpus import is_selected
-from mlc.data.manifest import SPECIAL_TOKENS, Manifest
+from mlc.data.manifest import SPECIAL_TOKENS, TOKENIZER_NAMES, Manifest
 from mlc.distributed.ranks import RankInfo
 from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.engine.momentum import check_queue
@@ -89,14 +89,15 @@ def run_identity(recipe: TrainRecipe, manifest: Manifest) -> dict[str, str]:
         "recipe": digest(json.loads(recipe.model_dump_json())),
         "encoder": digest(_encoder_config(recipe)),
         "shards": manifest.sha256,
-        "tokenizer": manifest.tokenizer.sha256,
+        "tokenizer": manifest.tokenizer.digest,
     }
 
 
 def environment(ranks: RankInfo) -> dict[str, Any]:
     """What a start ran on: for environment.json."""
     versions = {
-        name: metadata.version(name) for name in ("mlc", "torch", "deepspeed", "transformers", "numpy", "sentencepiece")
+        name: metadata.version(name)
+        for name in ("mlc", "torch", "deepspeed", "transformers", "numpy", "sentencepiece", "tokenizers")
     }
     return {
         "command": sys.argv,
@@ -121,16 +122,16 @@ def _check_tokenizer(recipe: TrainRecipe, manifest: Manifest) -> None:
         vocab_size = int(config.vocab_size)
     except (OSError, ValueError) as error:
         raise RecipeError("no Hugging Face model can be read", found=f"{source}: {error}", where="model.path") from None
-    if config.model_type in OFFSET_IDS:
+    if config.model_type in OFFSET_IDS and manifest.tokenizer.kind == "sentencepiece":
         raise RecipeError(
-            "this model's token ids are not those of its SentencePiece model, and data_prep writes the latter",
+            "this model's token ids are not those of its SentencePiece model, with which the shards were made",
             found=f"{source}, of type {config.model_type}",
-            needed="a model with SentencePiece's own ids, such as mT5",
+            needed="shards made with the model's tokenizer.json, or a model with SentencePiece's own ids, such as mT5",
             where="model.path",
-            hint="train the same architecture from scratch: model.config = its config.json",
+            hint="build the shards with [tokenizer] path = the model's Hugging Face folder, which holds tokenizer.json",
         )
     most = vocab_size + len(SPECIAL_TOKENS)  # ours may come after the model's own
-    if manifest.tokenizer.vocab_size > most or _other_tokenizer(Path(source), manifest.tokenizer.sha256):
+    if manifest.tokenizer.vocab_size > most or _other_tokenizer(Path(source), manifest):
         raise RecipeError(
             "the shards were made with another tokenizer than the model's",
             found=f"{manifest.tokenizer.vocab_size} ids, tokenizer {manifest.tokenizer.sha256[:12]}",
@@ -140,10 +141,27 @@ def _check_tokenizer(recipe: TrainRecipe, manifest: Manifest) -> None:
         )
 
 
-def _other_tokenizer(model: Path, sha256: str) -> bool:
-    """Whether a local model folder brings SentencePiece models and none of them is the shards'."""
+def _other_tokenizer(model: Path, manifest: Manifest) -> bool:
+    """Whether a local model folder brings tokenizers of the shards' kind and none of them is the shards'."""
+    tokenizer = manifest.tokenizer
+    if tokenizer.kind == "hugging_face":
+        file = model / TOKENIZER_NAMES[tokenizer.kind]
+        return file.is_file() and _ids_and_rules(file) != _ids_and_rules(manifest.folder / tokenizer.file)
     files = [model / name for name in SENTENCEPIECE_NAMES if (model / name).is_file()]
-    return bool(files) and all(hashlib.sha256(file.read_bytes()).hexdigest() != sha256 for file in files)
+    return bool(files) and all(hashlib.sha256(file.read_bytes()).hexdigest() != tokenizer.sha256 for file in files)
+
+
+def _ids_and_rules(file: Path) -> Any:
+    """What decides about ids in a tokenizer.json, as this version of its library writes it."""
+    from tokenizers import Tokenizer
+
+    try:
+        content = json.loads(Tokenizer.from_file(str(file)).to_str())
+    except Exception as error:  # tokenizers raises Exception itself
+        raise RecipeError("no tokenizer.json can be read", found=str(error), where=str(file)) from None
+    if isinstance(content["model"]["vocab"], list):  # saved again, scores of unigram models differ in the last digits
+        content["model"]["vocab"] = [[piece, round(score, 6)] for piece, score in content["model"]["vocab"]]
+    return [content[key] for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")]
 
 
 def _encoder_config(recipe: TrainRecipe) -> str:

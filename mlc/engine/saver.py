@@ -54,7 +54,6 @@ from mlc.model.saving import write_description
 from mlc.recipe import CheckpointSection
 
 RECIPE = "recipe.toml"
-TOKENIZER = "model/tokenizer.model"
 FOLDERS = ("model", "optimizer", "queue")
 
 
@@ -69,7 +68,7 @@ class RunFacts:
         recipe: resolved recipe in TOML.
         model_info: keys of model/mlc.json that do not change from step to step.
         backbone_config: of the encoder.
-        tokenizer: SentencePiece model of the shards.
+        tokenizer: {name in the model folder: path} of the shards' tokenizer.
     """
 
     identity: dict[str, str]
@@ -79,7 +78,7 @@ class RunFacts:
     recipe: str
     model_info: Mapping[str, Any]
     backbone_config: Any
-    tokenizer: Path
+    tokenizer: Mapping[str, Path]
 
 
 @dataclass
@@ -361,11 +360,13 @@ class CheckpointSaver:
 
     def _describe(self, folder: Path, record: Record) -> dict[str, FileFacts]:
         """Write what is no tensor."""
+        for name, path in self._facts.tokenizer.items():
+            shutil.copyfile(path, folder / "model" / name)
         info = {**self._facts.model_info, "parameters": record.parameters, **vars(record.position)}
         write_description(folder / "model", self._facts.backbone_config, info)
-        shutil.copyfile(self._facts.tokenizer, folder / TOKENIZER)
         (folder / RECIPE).write_text(self._facts.recipe, encoding="utf-8")
-        names = ["model/config.json", "model/mlc.json", TOKENIZER, RECIPE]
+        own = (f"model/{name}" for name in self._facts.tokenizer)
+        names = ["model/config.json", "model/mlc.json", *own, RECIPE]
         for name in names:
             sync_file(folder / name)
         return {name: FileFacts((folder / name).stat().st_size, hash_file(folder / name)) for name in names}

@@ -224,6 +224,7 @@ class _Attempt:
             "special_ids": tokenizer.special_ids,
             "max_tokens": recipe.data.max_tokens,
             "tokenizer_sha256": tokenizer.sha256,
+            "tokenizer_kind": tokenizer.kind,
             "shards_sha256": manifest.sha256,
             "languages": corpus.languages,
             "contrastive": recipe.objectives.info_nce is not None,
@@ -237,7 +238,7 @@ class _Attempt:
             recipe=recipe.to_toml(),
             model_info=info,
             backbone_config=engine.module.backbone_config,
-            tokenizer=manifest.folder / tokenizer.file,
+            tokenizer=manifest.tokenizer_files(),
         )
 
     @contextmanager

@@ -1,9 +1,10 @@
 """A checkpoint as a folder that `transformers` opens.
 
 In:  a run or one of its checkpoints (mlc.tasks.locate).
-Out: config.json, model.safetensors, tokenizer.json with its configuration, tokenizer.model, mlc.json (what the contrast
-     was trained on), projection.safetensors and attention_pooling.safetensors where there are such, README.md; for the
-     GLM also its code, which `trust_remote_code=True` runs where this package is not installed.
+Out: config.json, model.safetensors, tokenizer.json with its configuration, tokenizer.model where the shards were made
+     with one, mlc.json (what the contrast was trained on), projection.safetensors and attention_pooling.safetensors
+     where there are such, README.md; for the GLM also its code, which `trust_remote_code=True` runs where this package
+     is not installed.
 
 An export is written into a hidden folder beside its place, opened again through transformers' Auto classes, compared
 with the checkpoint, and only then renamed to its name. The GLM's classes are this package's in that check: the copied
@@ -30,9 +31,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from mlc.data.manifest import TOKENIZER_NAMES
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.export.model_card import model_card
 from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
+from mlc.export.tokenizer_json import complete_tokenizer, texts_with_added_tokens
 from mlc.files import sync_file, sync_folder, write_json
 from mlc.model.build import encoder_of
 from mlc.tasks.encoder import Representation, TextEncoder, choose_representation, pool_states
@@ -41,9 +44,9 @@ from mlc.tasks.loading import (
     PROJECTION_KEY,
     QUERY_FILE,
     QUERY_KEY,
-    TOKENIZER_FILE,
     LoadedModel,
     load_model,
+    tokenizer_kind,
 )
 from mlc.tasks.locate import DESCRIPTION_FILE, EXPORT_FORMAT, find_model, read_description
 
@@ -200,7 +203,8 @@ def _module_file(cls: type) -> str:
 
 
 def _write_tokenizer(loaded: LoadedModel, folder: Path, sample: Sequence[str]) -> int:
-    model_file = loaded.source.folder / TOKENIZER_FILE
+    kind = tokenizer_kind(loaded.description)
+    model_file = loaded.source.folder / TOKENIZER_NAMES[kind]
     stated = loaded.description.get("tokenizer_sha256")
     found = hashlib.sha256(model_file.read_bytes()).hexdigest()
     if stated and stated != found:
@@ -210,11 +214,15 @@ def _write_tokenizer(loaded: LoadedModel, folder: Path, sample: Sequence[str]) -
             needed=f"{stated[:12]}",
             where=str(model_file),
         )
-    special_ids = loaded.description["special_ids"]
-    convert_tokenizer(model_file, special_ids, max_tokens=loaded.description["max_tokens"]).save_pretrained(folder)
-    shutil.copyfile(model_file, folder / TOKENIZER_FILE)
+    special_ids, max_tokens = loaded.description["special_ids"], loaded.description["max_tokens"]
+    if kind == "hugging_face":
+        complete_tokenizer(model_file, special_ids, max_tokens=max_tokens).save_pretrained(folder)
+        sample = (*sample, *texts_with_added_tokens(model_file))
+    else:
+        convert_tokenizer(model_file, special_ids, max_tokens=max_tokens).save_pretrained(folder)
+        shutil.copyfile(model_file, folder / model_file.name)
     reopened = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return check_same_ids(reopened, model_file, special_ids, sample)
+    return check_same_ids(reopened, model_file, special_ids, sample, kind)
 
 
 def _write_description(loaded: LoadedModel, folder: Path) -> None:
@@ -226,6 +234,7 @@ def _write_description(loaded: LoadedModel, folder: Path) -> None:
         "max_tokens": saved["max_tokens"],
         "special_ids": saved["special_ids"],
         "tokenizer_sha256": saved.get("tokenizer_sha256"),
+        "tokenizer_kind": tokenizer_kind(saved),
         "vocab_size": saved["vocab_size"],
         "languages": list(saved.get("languages", ())),
         "objectives": saved.get("objectives"),

@@ -15,16 +15,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
+from mlc.data.manifest import TokenizerKind
 from mlc.data.text import REMOVED_RANGES, SPACE_RANGES, clean_text
 from mlc.errors import MlcError
+from mlc.tasks.tokenizers import plain_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SPACE = "▁"  # SentencePiece's stand-in for a space
+_LIBRARIES: dict[TokenizerKind, str] = {"sentencepiece": "SentencePiece", "hugging_face": "tokenizers"}
+
+_ROLES = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MLM]",
+}
+"""Of transformers."""
 
 SAMPLE_TEXTS: tuple[str, ...] = (
     "",
@@ -72,28 +84,27 @@ def convert_tokenizer(
     Raises:
         MlcError: the model is no BPE model, or uses a feature that has no equal here.
     """
-    from transformers import PreTrainedTokenizerFast
-
     proto = _read_model(model_file)
     _check_convertible(proto, special_ids, where=str(model_file))
-    named = {
-        name: token
-        for name, token in (
-            ("pad_token", "[PAD]"),
-            ("unk_token", "[UNK]"),
-            ("cls_token", "[CLS]"),
-            ("sep_token", "[SEP]"),
-            ("mask_token", "[MLM]"),
-        )
-        if token in special_ids
-    }
-    extra = sorted(
-        (token for token in special_ids if token not in named.values()), key=lambda token: special_ids[token]
-    )
+    ordered = sorted(special_ids, key=lambda token: special_ids[token])
+    return for_transformers(_build(proto, special_ids), {token: token for token in ordered}, max_tokens)
+
+
+def for_transformers(tokenizer: Tokenizer, names: Mapping[str, str], max_tokens: int | None) -> PreTrainedTokenizerFast:
+    """A tokenizer with its special tokens' roles, that pads and cuts on the right and reads special tokens as text.
+
+    Args:
+        tokenizer: it has the special tokens.
+        names: {name of a special token here: what the tokenizer calls it}, in the order of their ids.
+        max_tokens: `model_max_length`, [CLS] and [SEP] included; None = no limit.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    named = {role: names[name] for role, name in _ROLES.items() if name in names}
     return PreTrainedTokenizerFast(
-        tokenizer_object=_build(proto, special_ids),
+        tokenizer_object=tokenizer,
         **named,
-        extra_special_tokens=extra,
+        extra_special_tokens=[token for token in names.values() if token not in named.values()],
         model_max_length=max_tokens or int(1e30),
         padding_side="right",
         truncation_side="right",
@@ -104,9 +115,20 @@ def convert_tokenizer(
 
 
 def check_same_ids(
-    fast: PreTrainedTokenizerFast, model_file: Path, special_ids: Mapping[str, int], texts: Sequence[str]
+    fast: PreTrainedTokenizerFast,
+    model_file: Path,
+    special_ids: Mapping[str, int],
+    texts: Sequence[str],
+    kind: TokenizerKind = "sentencepiece",
 ) -> int:
-    """Compare a fast tokenizer with SentencePiece on cleaned text, text by text and id by id.
+    """Compare a fast tokenizer with the run's on cleaned text, text by text and id by id.
+
+    Args:
+        fast: what an export's reader opens.
+        model_file: tokenizer.model or tokenizer.json, as the shards were made with it.
+        special_ids: as in the manifest.
+        texts: to compare on, besides `SAMPLE_TEXTS`.
+        kind: of `model_file`.
 
     Returns:
         Number of texts compared (`SAMPLE_TEXTS` and `texts`).
@@ -114,22 +136,22 @@ def check_same_ids(
     Raises:
         MlcError: at the first text whose ids differ; it shows the text and where the ids part.
     """
-    reference = SentencePieceProcessor(model_file=str(model_file))
+    encode = plain_encoder(model_file, kind)
     every = [*SAMPLE_TEXTS, *texts]
     begin, end = special_ids["[CLS]"], special_ids["[SEP]"]
     for start in range(0, len(every), 256):
         chunk = every[start : start + 256]
         got = fast(chunk, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
-        for text, found, plain in zip(chunk, got, reference.encode(list(map(clean_text, chunk))), strict=True):
+        for text, found, plain in zip(chunk, got, encode(list(map(clean_text, chunk))), strict=True):
             needed = [begin, *plain, end]
             if list(found) != needed:
                 place = next((i for i, (a, b) in enumerate(zip(found, needed, strict=False)) if a != b), len(needed))
                 raise MlcError(
-                    f"the exported tokenizer parts from SentencePiece at token {place} of {text[:80]!r}",
+                    f"the exported tokenizer parts from {_LIBRARIES[kind]} at token {place} of {text[:80]!r}",
                     found=str(list(found)[place : place + 8]),
                     needed=str(needed[place : place + 8]),
                     where=str(model_file),
-                    hint="please report this text and tokenizer.model; the checkpoint itself is not affected",
+                    hint=f"please report this text and {model_file.name}; the checkpoint itself is not affected",
                 )
     return len(every)
 
@@ -184,7 +206,7 @@ def _build(proto: Any, special_ids: Mapping[str, int]) -> Tokenizer:
         )
     )
     prefix = bool(proto.normalizer_spec.add_dummy_prefix)
-    steps = _cleaning()
+    steps = cleaning_steps()
     if prefix:
         steps.append(normalizers.Prepend(SPACE))
     steps.append(normalizers.Replace(" ", SPACE))
@@ -204,8 +226,8 @@ def _build(proto: Any, special_ids: Mapping[str, int]) -> Tokenizer:
     return tokenizer
 
 
-def _cleaning() -> list[Any]:
-    """`clean_text`, step by step."""
+def cleaning_steps() -> list[Any]:
+    """`clean_text` as normalizers of tokenizers, step by step."""
 
     def character_class(ranges: Sequence[tuple[int, int]]) -> str:
         return "[" + "".join(rf"\x{{{first:04x}}}-\x{{{last:04x}}}" for first, last in ranges) + "]"

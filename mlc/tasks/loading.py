@@ -19,21 +19,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from mlc.data.manifest import TOKENIZER_NAMES, TokenizerKind
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.model.build import encoder_of
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.registration import register_auto_classes
 from mlc.model.saving import load_training_model
 from mlc.tasks.locate import ModelSource, read_description
-from mlc.tasks.tokenizers import (
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    TextTokenizer,
-    check_length,
-    position_limit,
-)
+from mlc.tasks.tokenizers import HuggingFaceTokenizer, RunTokenizer, TextTokenizer, check_length, position_limit
 
-TOKENIZER_FILE = "tokenizer.model"
 PROJECTION_FILE = "projection.safetensors"
 PROJECTION_KEY = "weight"
 QUERY_FILE = "attention_pooling.safetensors"
@@ -144,13 +138,25 @@ def _load_hugging_face(source: ModelSource, max_tokens: int | None) -> LoadedMod
     )
 
 
-def _own_tokenizer(
-    folder: Path, description: Mapping[str, Any], config: Any, max_tokens: int | None
-) -> SentencePieceTokenizer:
+def tokenizer_kind(description: Mapping[str, Any]) -> TokenizerKind:
+    """What kind of tokenizer lies beside an mlc.json; older ones do not say it.
+
+    Raises:
+        CheckpointError: a kind that this program does not know.
+    """
+    found = description.get("tokenizer_kind", "sentencepiece")
+    for kind in TOKENIZER_NAMES:
+        if kind == found:
+            return kind
+    raise CheckpointError("the tokenizer is of an unknown kind", found=found, needed=", ".join(TOKENIZER_NAMES))
+
+
+def _own_tokenizer(folder: Path, description: Mapping[str, Any], config: Any, max_tokens: int | None) -> RunTokenizer:
     if config.model_type != MlcGlmConfig.model_type:  # the GLM's number is no limit: its positions are rotary
         check_length(max_tokens, position_limit(config), str(folder))
-    return SentencePieceTokenizer(
-        folder / TOKENIZER_FILE, description["special_ids"], max_tokens or description["max_tokens"]
+    kind = tokenizer_kind(description)
+    return RunTokenizer(
+        folder / TOKENIZER_NAMES[kind], kind, description["special_ids"], max_tokens or description["max_tokens"]
     )
 
 

@@ -6,17 +6,23 @@ Out: `TokenizedTexts`: ids, cut to the model's longest input, and how many texts
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mlc.data.manifest import TokenizerKind
 from mlc.data.text import clean_text
+from mlc.data.tokenizer_json import open_tokenizer_json
 from mlc.errors import CheckpointError, MlcError
 from mlc.model.build import POSITIONS_BEFORE_FIRST
 
 _NO_LIMIT = 10**6  # transformers writes 1e30 where a tokenizer states no limit
 _GUESSED_LIMIT = 512  # where nothing is stated; more may be asked for
+
+
+PlainEncoder = Callable[[Sequence[str]], list[list[int]]]
+"""Ids of each text, without special tokens."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +51,21 @@ class TextTokenizer(Protocol):
         ...
 
 
-class SentencePieceTokenizer:
-    """The tokenizer of a run: its tokenizer.model, between [CLS] and [SEP].
+class RunTokenizer:
+    """The tokenizer of a run's shards, between [CLS] and [SEP].
+
+    Args:
+        file: what makes the ids: tokenizer.model or tokenizer.json.
+        kind: as in the shards' manifest.
+        special_ids: as there.
+        max_tokens: longest input, [CLS] and [SEP] included.
 
     Raises:
-        CheckpointError: the file is missing or no SentencePiece model.
+        CheckpointError: the file is missing or cannot be read.
     """
 
-    def __init__(self, model_file: Path, special_ids: Mapping[str, int], max_tokens: int) -> None:
-        from sentencepiece import SentencePieceProcessor
-
-        if not model_file.is_file():
-            raise CheckpointError("the tokenizer is missing", needed="the run's tokenizer.model", where=str(model_file))
-        try:
-            self._pieces = SentencePieceProcessor(model_file=str(model_file))
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError("this is no SentencePiece model", found=str(error), where=str(model_file)) from None
+    def __init__(self, file: Path, kind: TokenizerKind, special_ids: Mapping[str, int], max_tokens: int) -> None:
+        self._encode = plain_encoder(file, kind)
         self.max_tokens = max_tokens
         self.pad_id = special_ids["[PAD]"]
         self._begin, self._end = special_ids["[CLS]"], special_ids["[SEP]"]
@@ -68,7 +73,7 @@ class SentencePieceTokenizer:
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Clean as the shards were, encode, keep the first `max_tokens - 2` pieces, add [CLS] and [SEP]."""
         room = self.max_tokens - 2
-        pieces = self._pieces.encode([clean_text(text) for text in texts])
+        pieces = self._encode([clean_text(text) for text in texts])
         ids = [[self._begin, *plain[:room], self._end] for plain in pieces]
         return TokenizedTexts(ids, sum(len(plain) > room for plain in pieces))
 
@@ -107,6 +112,39 @@ class HuggingFaceTokenizer:
             for place, row in zip(long, cut, strict=True):
                 ids[place] = list(row)
         return TokenizedTexts(ids, len(long))
+
+
+def plain_encoder(file: Path, kind: TokenizerKind) -> PlainEncoder:
+    """How the shards were encoded: text that spells a special token is text.
+
+    Args:
+        file: tokenizer.model or tokenizer.json.
+        kind: which of them.
+
+    Raises:
+        CheckpointError: the file is missing or cannot be read.
+    """
+    if not file.is_file():
+        raise CheckpointError("the tokenizer is missing", needed=f"the run's {file.name}", where=str(file))
+    return _tokenizer_json(file) if kind == "hugging_face" else _sentencepiece(file)
+
+
+def _sentencepiece(file: Path) -> PlainEncoder:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        pieces: Any = SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError("this is no SentencePiece model", found=str(error), where=str(file)) from None
+    return lambda texts: pieces.encode(list(texts))  # type: ignore[no-any-return]
+
+
+def _tokenizer_json(file: Path) -> PlainEncoder:
+    try:
+        tokenizer: Any = open_tokenizer_json(file.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise CheckpointError("this is no tokenizer.json", found=str(error), where=str(file)) from None
+    return lambda texts: [found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def check_length(max_tokens: int | None, stated: int, where: str) -> None:

@@ -73,6 +73,42 @@ def test_the_hash_follows_content_and_nothing_else(tmp_path: Path) -> None:
     assert dataclasses.replace(manifest, tokenizer=tokenizer).sha256 != manifest.sha256
 
 
+def test_manifests_of_one_tokenizer_file_keep_their_hash(tmp_path: Path) -> None:
+    """Runs on shards from before a tokenizer could have several files compare this hash when they go on."""
+    manifest = make(tmp_path)
+    assert manifest.sha256 == "e829269af483d27f9f7b18de31fbda5a99a57af7ba9a65849256076ad8f66163"
+    assert manifest.tokenizer.digest == manifest.tokenizer.sha256
+
+
+def test_a_manifest_that_does_not_name_the_kind_of_its_tokenizer_is_read(tmp_path: Path) -> None:
+    manifest = make(tmp_path)
+    manifest.write(tmp_path)
+    table = json.loads((tmp_path / "manifest.json").read_text())
+    del table["tokenizer"]["kind"], table["sha256"]
+    canonical = json.dumps(table, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    stated = hashlib.sha256(canonical.encode()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps({**table, "sha256": stated}))
+    assert Manifest.read(tmp_path) == manifest
+
+
+def test_every_file_of_the_tokenizer_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "tokenizer_config.json").write_bytes(b"{}")
+    plain = make(tmp_path)
+    others = {"sub/tokenizer_config.json": hashlib.sha256(b"{}").hexdigest()}
+    tokenizer = dataclasses.replace(plain.tokenizer, other_files=others)
+    manifest = dataclasses.replace(plain, tokenizer=tokenizer)
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+    assert manifest.sha256 != plain.sha256
+    assert tokenizer.digest not in (plain.tokenizer.digest, *others.values())
+    manifest.check()
+    assert list(manifest.tokenizer_files()) == ["tokenizer.model", "tokenizer_config.json"]
+    (tmp_path / "sub" / "tokenizer_config.json").write_bytes(b"{ }")
+    with pytest.raises(ShardError, match=r"missing or another one.*tokenizer_config|tokenizer_config.*another one"):
+        manifest.check()
+
+
 def test_equal_builds_have_equal_files(tmp_path: Path) -> None:
     manifest = make(tmp_path)
     manifest.write(tmp_path)
@@ -126,6 +162,9 @@ def test_other_counts_are_refused(tmp_path: Path) -> None:
         (lambda table: table["shards"][0].update(new=1), "unknown keys"),
         (lambda table: table["shards"][0].pop("files"), "damaged"),
         (lambda table: table.pop("tokenizer"), "damaged"),
+        (lambda table: table["tokenizer"].update(kind="of tomorrow"), "damaged"),
+        (lambda table: table["tokenizer"].update(other_files={"a\0b": ""}), "damaged"),
+        (lambda table: table["tokenizer"].update(other_files=[]), "damaged"),
     ],
 )
 def test_what_cannot_be_trusted_is_refused(tmp_path: Path, change: object, complaint: str) -> None:

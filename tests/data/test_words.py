@@ -1,21 +1,25 @@
-"""Words: where they start in a SentencePiece model, and how long they get."""
+"""Words: where they start in a tokenizer, and how long they get."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
+from hugging_face_tokenizers import make_tokenizer
 from recipes_for_tests import train_recipe
 from small_shards import write_small_shards
+from tokenizers import Tokenizer, pre_tokenizers
 
 from mlc.data.batches import BatchBuilder
 from mlc.data.corpus import Corpus
 from mlc.data.manifest import SPECIAL_TOKENS, Manifest
+from mlc.data.piece_marks import Marks
 from mlc.data.words import LONGEST_WORD, number_words, starts_word, word_starts
 from mlc.errors import ShardError
 
@@ -130,3 +134,90 @@ def test_batches_mask_words_whole(manifest: Manifest) -> None:
         inner = range(1, int(part.lengths[row]) - 1)
         words = [set(inner[start : start + LONGEST_WORD]) for start in range(0, len(inner), LONGEST_WORD)]
         assert masked == set().union(*(word for word in words if word & masked))
+
+
+TOKENIZERS = ["bert", "gpt2", "xlmr"]
+
+
+def _shards_of(kind: str, folder: Path) -> tuple[Tokenizer, Manifest]:
+    source = make_tokenizer(kind, folder / "source") / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(source))
+    tokenizer.no_truncation()
+    unknown = {"bert": "[UNK]", "gpt2": "<|endoftext|>", "xlmr": "<unk>"}[kind]
+    size = tokenizer.get_vocab_size()
+    ids = {name: size + number for number, name in enumerate(SPECIAL_TOKENS)}
+    manifest = write_small_shards(folder, tokenizer=source.read_bytes(), vocab_size=size + len(SPECIAL_TOKENS))
+    info = dataclasses.replace(
+        manifest.tokenizer, kind="hugging_face", special_ids={**ids, "[UNK]": tokenizer.token_to_id(unknown)}
+    )
+    return tokenizer, dataclasses.replace(manifest, tokenizer=info)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_words_of_a_tokenizer_json(kind: str, tmp_path: Path) -> None:
+    tokenizer, manifest = _shards_of(kind, tmp_path)
+    starts = word_starts(manifest)
+    assert len(starts) == manifest.tokenizer.vocab_size
+    assert starts[tokenizer.get_vocab_size() :].all(), "special tokens beyond the tokenizer's own"
+
+    def words(text: str) -> list[str]:
+        found = tokenizer.encode(text, add_special_tokens=False)
+        numbers = number_words(np.array(found.ids), np.arange(len(found.ids)), starts).tolist()
+        places = [[place for place, number in enumerate(numbers) if number == word] for word in range(max(numbers) + 1)]
+        return [text[found.offsets[word[0]][0] : found.offsets[word[-1]][1]].strip() for word in places]
+
+    spaced = "the rivers standing near Brücken und Gartenhaus"
+    assert words(spaced) == spaced.split()
+    # Where no spaces are written every piece is a word; those of GPT-2 may begin in the middle of a letter.
+    unspaced, pieces = words("河站在石桥旧"), tokenizer.encode("河站在石桥旧", add_special_tokens=False).tokens
+    assert len(unspaced) == len(pieces) if kind != "gpt2" else len(unspaced) > 2
+    # BERT cuts punctuation off and calls it a word; the others write it to a word.
+    assert words("near bridges, old") == (
+        ["near", "bridges", ",", "old"] if kind == "bert" else ["near", "bridges,", "old"]
+    )
+    assert starts[manifest.tokenizer.special_ids["[UNK]"]] == (kind == "bert")
+
+
+def test_first_characters_of_byte_pieces() -> None:
+    """A letter of a script without spaces that is cut into pieces starts a word with its first one alone."""
+    marks = Marks("bytes")
+    letters = _letters("aü,  树ก𠀀리")
+
+    def read(content: bytes) -> tuple[bool, bool]:
+        marked, text = marks.read("".join(letters[byte] for byte in content))
+        return marked, starts_word(text)
+
+    for letter in "树ก𠀀":
+        for end in range(2, len(letter.encode()) + 1):
+            assert read(letter.encode()[:end]) == (False, True)
+        for begin in range(1, len(letter.encode())):
+            assert read(letter.encode()[begin:]) == (False, False)
+    assert read(b" ") == (True, False)
+    assert read(" ü".encode()) == (True, False)
+    for within in (b"a", b",", "ü".encode(), "리".encode()):
+        assert read(within) == (False, False)
+    for never in "\xff\xc0\xf5":  # stand for themselves; no text has these bytes
+        assert marks.read(never) == (False, "")
+
+
+def _letters(text: str) -> dict[int, str]:
+    """What ByteLevel writes for each byte of a text."""
+    (piece, _), *_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return dict(zip(text.encode(), piece, strict=True))
+
+
+def test_pieces_that_tell_nothing_are_refused(tmp_path: Path) -> None:
+    _, manifest = _shards_of("xlmr", tmp_path)
+    file = tmp_path / manifest.tokenizer.file
+    content = json.loads(file.read_text())
+    for changes, found in (
+        ({"pre_tokenizer": {"type": "Whitespace"}, "normalizer": None}, "model Unigram, steps before it: Whitespace"),
+        ({"pre_tokenizer": None, "normalizer": None}, "steps before it: none"),
+        ({"model": 1}, "AttributeError"),
+        ({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}}, "KeyError"),
+    ):
+        file.write_text(json.dumps({**content, **changes}))
+        with pytest.raises(ShardError, match="tell where words start") as caught:
+            word_starts(manifest)
+        assert found in str(caught.value)
+        assert "whole_word=false" in str(caught.value)

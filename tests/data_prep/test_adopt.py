@@ -189,5 +189,5 @@ def test_shards_of_a_hugging_face_tokenizer(tmp_path: Path) -> None:
     manifest = Manifest.read(tmp_path / "out")
     assert (manifest.tokenizer.kind, manifest.tokenizer.file) == ("hugging_face", "tokenizer.json")
     assert manifest.tokenizer.special_ids["[SEP]"] == 40
-    assert (tmp_path / "out/tokenizer_config.json").exists()
+    assert list(manifest.tokenizer.files) == ["tokenizer.json", "tokenizer_config.json"]
     assert find_faults(manifest) == []

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
 import json
+import lzma
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cleaning_texts import ANY_TEXT, ORDINARY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.cleaning.document import Document, Dropped, Step
-from data_prep.cleaning.evaluation_texts import find_files, read_texts
+from data_prep.cleaning.evaluation_texts import find_evaluation_sets, read_texts
 from data_prep.cleaning.identification import LanguageFilter
 from data_prep.cleaning.length import LengthFilter, count_words
 from data_prep.cleaning.pairs import PairFilter
@@ -227,17 +231,44 @@ def test_evaluation_files(tmp_path: Path) -> None:
     rows = [{"text": "one", "label": 3, "more": ["two", {"deep": "three"}]}, {"tokens": ["four", "five"]}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("six\n\nseven", encoding="utf-8")
-    files = find_files((str(tmp_path / "*"), str(tmp_path / "b.txt")))
+    section = ContaminationSection(paths=(str(tmp_path / "*"), str(tmp_path / "b.txt")))
+    files = find_evaluation_sets(section)
     assert [text for path in files for text in read_texts(path)] == ["one", "two", "three", "four five", "six", "seven"]
-    with pytest.raises(RecipeError, match="no file matches"):
-        find_files((str(tmp_path / "*.csv"),))
+    with pytest.raises(RecipeError, match=r"cleaning\.contamination\.paths: no file matches"):
+        find_evaluation_sets(ContaminationSection(paths=(str(tmp_path / "*.csv"),)))
 
 
-@pytest.mark.parametrize("content", [b'{"text": "x"}\n{"text"', b"\xff\n", b"[" * 100_000])
-def test_an_evaluation_file_that_cannot_be_read_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(content)
+def test_evaluation_sets_in_tables_and_parquet(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv.xz").write_bytes(lzma.compress(b"id\tquestion\n1\twhat is it\n2\t\tmore\n\n3"))
+    assert sorted(read_texts(tmp_path / "a.tsv.xz")) == sorted(["id", "1", "2", "3", "question", "what is it", "more"])
+    (tmp_path / "a.csv").write_text('"with a, comma","over\ntwo lines"\n')
+    assert list(read_texts(tmp_path / "a.csv")) == ["with a, comma", "over\ntwo lines"]
+    rows = [{"q": "one", "n": 3, "choices": {"text": ["two", "three"], "raw": b"four"}}, {"q": None, "n": 1}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=1)
+    assert list(read_texts(tmp_path / "a.parquet")) == ["one", "two three", "four"]
+    (tmp_path / "a.txt.bz2").write_bytes(bz2.compress(b"a line\nanother"))
+    assert list(read_texts(tmp_path / "a.txt.bz2")) == ["a line", "another"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("a.jsonl", content) for content in (b'{"text": "x"}\n{"text"', b"\xff\n", b"[" * 100_000)),
+        *(("a.csv", content) for content in (b'a,b\nc,"d', b"a,\xff\n", b"a,b\n\xff,b\n")),
+    ],
+)
+def test_an_evaluation_file_that_cannot_be_read_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="evaluation set"):
-        list(read_texts(tmp_path / "a.jsonl"))
+        list(read_texts(tmp_path / name))
+
+
+def test_an_evaluation_set_with_text_that_is_none_is_refused(tmp_path: Path) -> None:
+    texts = pa.array([b"good", b"\xff"]).view(pa.string())
+    for column in (texts, pa.StructArray.from_arrays([texts], ["deep"]), pa.ListArray.from_arrays([0, 1, 2], texts)):
+        pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=r"a\.parquet:2: an evaluation set"):
+            list(read_texts(tmp_path / "a.parquet"))
 
 
 def test_every_step_is_off_by_default() -> None:

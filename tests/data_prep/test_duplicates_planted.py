@@ -183,14 +183,15 @@ def test_a_bucket_costs_comparisons_in_proportion(tmp_path: Path) -> None:
 def test_a_bucket_of_unlike_documents_ends_after_some_leaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row a band: buckets are full of documents that are not alike."""
     section = DuplicatesSection(near=True, bands=32, rows=1, words=1, threshold=0.95)
-    documents = [(f"a b c {i}",) for i in range(2000)]
+    same = " ".join(f"same{k}" for k in range(30))
+    documents = [(f"{same} " + " ".join(f"{i}x{k}" for k in range(10)),) for i in range(2000)]
     looked_up = 0
     signatures = Corpus.signatures
 
-    def counted(corpus: Corpus, numbers: NDArray[np.int64], bins: int) -> NDArray[np.uint8]:
+    def counted(corpus: Corpus, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         nonlocal looked_up
         looked_up += len(numbers)
-        return signatures(corpus, numbers, bins)
+        return signatures(corpus, numbers)
 
     monkeypatch.setattr(Corpus, "signatures", counted)
     assert run(documents, tmp_path, section=section) == {}

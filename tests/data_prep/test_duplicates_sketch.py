@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from data_prep.duplicates import sketch
 from data_prep.duplicates.shingles import BLOCK_CHARACTERS, Shingler, Shingles
-from data_prep.duplicates.sketch import EMPTY, minima_of
+from data_prep.duplicates.sketch import (
+    EMPTY,
+    NOTHING,
+    SIGNATURE_BINS,
+    SIGNATURE_BYTES,
+    lowest_of,
+    minima_of,
+    signatures_of,
+    similarities,
+)
 
 SHINGLER = Shingler(words=3, characters=4)
 SMALL_BLOCKS = Shingler(words=3, characters=4, block_characters=64)
@@ -151,3 +160,63 @@ def test_equal_bins_estimate_jaccard(size: int, shared: float) -> None:
     error = np.sqrt(similarity * (1 - similarity) / bins)
     assert abs(estimates.mean() - similarity) < 4 * error / np.sqrt(pairs)
     assert estimates.std() < 1.2 * error
+
+
+def plain_scramble(value: int) -> int:
+    x = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+    return x ^ (x >> 31)
+
+
+@settings(max_examples=50, deadline=None)
+@given(sets=st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=3000, min_size=0), min_size=1, max_size=4))
+def test_signatures_follow_their_definition(sets: list[list[int]]) -> None:
+    counts = np.array([len(hashes) for hashes in sets])
+    flat = np.array([value for hashes in sets for value in hashes], dtype=np.uint64)
+    lowest = lowest_of(Shingles(flat, counts))
+    signatures = signatures_of(lowest)
+    assert signatures.shape == (len(sets), SIGNATURE_BYTES)
+    for hashes, numbers, signature in zip(sets, lowest, signatures, strict=True):
+        expected = [int(NOTHING)] * SIGNATURE_BINS
+        for value in hashes:
+            x = plain_scramble(value) * 0xC2B2AE3D27D4EB4F % 2**64
+            expected[x >> 54] = min(expected[x >> 54], (x >> 16) % 2**32)
+        assert numbers.tolist() == expected
+        codes = [0 if n == NOTHING else 1 + (n * 0x85EBCA6B % 2**32 >> 16) % 3 for n in expected]
+        assert [signature[i % SIGNATURE_BYTES] >> 2 * (i // SIGNATURE_BYTES) & 3 for i in range(len(codes))] == codes
+
+
+CODES = st.lists(st.integers(0, 255), min_size=SIGNATURE_BYTES, max_size=SIGNATURE_BYTES)
+
+
+@settings(max_examples=50, deadline=None)
+@given(first=CODES, second=CODES)
+def test_similarities_count_bins(first: list[int], second: list[int]) -> None:
+    a, b = ([byte >> 2 * i & 3 for byte in signature for i in range(4)] for signature in (first, second))
+    both = [(x, y) for x, y in zip(a, b, strict=True) if x and y]
+    agree = sum(x == y for x, y in both)
+    filled = sum(bool(x or y) for x, y in zip(a, b, strict=True))
+    found = similarities(np.array([first], np.uint8), np.array([second], np.uint8))
+    assert found[0] == (agree - (len(both) - agree) / 2) / max(1, filled)
+
+
+@pytest.mark.parametrize("size", [5, 100, 2000, 50_000])
+@pytest.mark.parametrize("shared", [0.3, 0.88889])
+def test_signatures_estimate_jaccard(size: int, shared: float) -> None:
+    """Over many pairs of sets the mean is J, and single estimates are no further off than 1,024 random bins are."""
+    drawn = np.random.default_rng(7)
+    pairs = 100
+    common = max(1, round(size * shared))
+    similarity = common / (2 * size - common)
+    rows = []
+    for _ in range(pairs):
+        values = drawn.integers(0, 2**64, 2 * size - common, dtype=np.uint64)
+        rows += [values[:size], values[size - common :]]
+    signatures = signatures_of(lowest_of(Shingles(np.concatenate(rows), np.full(2 * pairs, size))))
+    estimates = similarities(signatures[::2], signatures[1::2])
+    chance = (1 + 2 * similarity) / 3
+    error = 1.5 * np.sqrt(chance * (1 - chance) / SIGNATURE_BINS)
+    assert abs(estimates.mean() - similarity) < 4 * error / np.sqrt(pairs)
+    assert estimates.std() < 1.25 * error
+    if size == 5:
+        assert np.median(estimates) == similarity

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.encoding.engine import Encoder
-from data_prep.encoding.report import TokenCounter, TokenCounts, language_code, table
-from data_prep.encoding.token_plot import token_plot
+from data_prep.encoding.report import TokenCounter
 from data_prep.encoding.training import ModelSettings, train_model
+from data_prep.token_counts import TokenCounts
+from data_prep.token_plot import token_plot
+from data_prep.token_report import read_report, report_table, write_report
+from mlc.data.spacing import language_code
 
 WORDS = ("tree", "house", "river", "bridge", "garden", "[MASK]", "mountain", "window", "Straße")
 CORPUS = [
@@ -41,7 +44,7 @@ def test_counts_are_those_of_a_loop(encoder: Encoder, lines: list[str], language
     spelled = [i for line in lines for i in pieces.encode(line) if pieces.is_byte(i)]
     words = sum(len(line.split(" ")) - line.split(" ").count("") for line in lines)
     characters = sum(len(line) - line.count(" ") for line in lines)
-    assert TokenCounter(encoder).count(text, ids, language) == TokenCounts(
+    assert TokenCounter(encoder).count(text, ids, len(lines), language) == TokenCounts(
         lines=len(lines),
         text_bytes=sum(len(line.encode()) for line in lines),
         words=words if language in ("en", "de") else characters,
@@ -58,7 +61,7 @@ def test_counts_of_chunks_add_up(encoder: Encoder, lines: list[str], data: st.Da
 
     def count(part: list[str]) -> TokenCounts:
         text = "\n".join(part).encode()
-        return counter.count(text, encoder.encode_lines(text)[0], "en")
+        return counter.count(text, encoder.encode_lines(text)[0], len(part), "en")
 
     cut = data.draw(st.integers(0, len(lines)))
     assert count(lines[:cut]) + count(lines[cut:]) == count(lines)
@@ -70,20 +73,25 @@ def test_unknown_tokens_of_a_model_without_bytes(tmp_path: Path) -> None:
     )
     encoder = Encoder(tmp_path / "x.model")
     text = "tree ☃ tree".encode()
-    counts = TokenCounter(encoder).count(text, encoder.encode_lines(text)[0], "en")
+    counts = TokenCounter(encoder).count(text, encoder.encode_lines(text)[0], 1, "en")
     assert (counts.unknown_tokens, counts.byte_tokens) == (1, 0)
 
 
-def test_ratios_and_table() -> None:
+def test_ratios_files_and_table(tmp_path: Path) -> None:
     english = TokenCounts(lines=2, text_bytes=1_000_000, words=200_000, tokens=250_000, byte_tokens=2_500)
     chinese = TokenCounts(lines=1, text_bytes=3_000, words=1_000, tokens=750, unknown_tokens=75)
     ratios = {"tokens_per_byte": 0.25, "tokens_per_word": 1.25, "unknown_share": 0.0, "byte_share": 0.01}
     assert english.as_table().items() >= ratios.items()
     assert (TokenCounts().tokens_per_byte, TokenCounts().byte_share) == (0.0, 0.0)
-    assert table({"zh": chinese, "en": english})[2:] == [
-        "| en | 2 | 1.00 | 250,000 | 0.250 | 1.25 | 0.00% | 1.00% |",
-        "| zh | 1 | 0.00 | 750 | 0.250 | 0.75 | 10.00% | 0.00% |",
-        "| all | 3 | 1.00 | 250,750 | 0.250 |  | 0.03% | 1.00% |",
+    assert read_report(tmp_path) == {}
+    write_report(tmp_path, {"zh": chinese, "en": english})
+    counts = read_report(tmp_path)
+    assert counts == {"zh": chinese, "en": english}
+    columns = [list(column.cells) for column in report_table(counts).columns]
+    assert list(zip(*columns, strict=True)) == [
+        ("en", "2", "1.00", "250,000", "0.250", "1.25", "0.00%", "1.00%"),
+        ("zh", "1", "0.00", "750", "0.250", "0.75", "10.00%", "0.00%"),
+        ("all", "3", "1.00", "250,750", "0.250", "", "0.03%", "1.00%"),
     ]
 
 

@@ -56,6 +56,7 @@ def test_what_a_build_holds(corpus: Path) -> None:
         f"{prefix}.{suffix}" for entry in manifest.shards for prefix in entry.prefixes for suffix in ("bin", "idx")
     }
     expected |= {entry.groups_file for entry in manifest.shards} | {"tokenizer.model", "manifest.json"}
+    expected |= {"tokens.json", "tokens.svg"}
     assert set(hashes(corpus / "out")) == expected  # nothing temporary is left
 
 

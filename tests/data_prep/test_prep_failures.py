@@ -12,6 +12,7 @@ import sentencepiece
 import zstandard
 from small_corpus import WORDS, build_in, text
 
+from data_prep.command import inspect, verify
 from data_prep.verify import find_faults
 from mlc.data.manifest import Manifest
 from mlc.errors import DataError, MlcError, RecipeError, ShardError
@@ -74,6 +75,44 @@ def test_a_build_that_was_stopped_can_be_started_again(corpus: Path) -> None:
     (corpus / "corpus/en-de.jsonl").write_text(good)
     assert find_faults(build_in(corpus)) == []
     assert not (corpus / "out/.mlc-build").exists()
+
+
+def test_a_source_file_that_changes_between_two_runs(corpus: Path) -> None:
+    """Of an interrupted build only the units of that file are done again; the end is that of a build from scratch."""
+    build_in(corpus, "first")
+    recipe = (corpus / "prep.toml").read_text()
+    (corpus / "prep.toml").write_text(recipe.replace("vocab_size = 360", f'path = "{corpus}/first/tokenizer.model"'))
+    pairs, german = corpus / "corpus/en-de.jsonl", corpus / "corpus/de.jsonl.zst"
+    good = pairs.read_text()
+    pairs.write_text("\n")
+    records = []
+    for _ in range(2):
+        with pytest.raises(DataError, match="pairs/en-de has no usable record"):
+            build_in(corpus)
+        found = (corpus / "out/.work/units").glob("*.json")
+        records.append({path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found})
+        german.write_bytes(german.read_bytes() + zstandard.ZstdCompressor().compress(b'{"id": "new", "text": "neu"}\n'))
+    assert records[1].items() > records[0].items()  # the same files: none of them was written again
+    assert {name.rsplit(".", 2)[0] for name in records[1].keys() - records[0].keys()} == {"documents.de.000000"}
+    pairs.write_text(good)
+    built = build_in(corpus)
+    assert built.entry("documents/de").documents == 35 + 2
+    assert built.sha256 == build_in(corpus, "scratch").sha256
+
+
+def test_a_manifest_of_a_newer_version_is_refused_and_left_alone(corpus: Path) -> None:
+    build_in(corpus)
+    manifest = corpus / "out/manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "version": content["version"] + 1}))
+    before = {path: path.read_bytes() for path in (corpus / "out").rglob("*") if path.is_file()}
+    message = f"written by a newer version(.|\n)*needed <= {content['version']}"
+    for command in (lambda: build_in(corpus), lambda: verify(corpus / "out"), lambda: inspect(corpus / "out")):
+        with pytest.raises(ShardError, match=message) as error:
+            command()
+        assert error.value.exit_code == 2
+    assert {path: path.read_bytes() for path in (corpus / "out").rglob("*") if path.is_file()} == before
+    assert find_faults(build_in(corpus, overwrite=True)) == []
 
 
 def test_a_full_disk_is_an_error_with_its_place(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,3 +181,16 @@ paths = ["{corpus}/corpus/en-de.jsonl"]
     assert (row["line"], row["reason"], row["record"]) == (2, "no_tokens", gone)
     with pytest.raises(DataError, match="2 of 3"):
         build_in(corpus, "strict", "build.max_rejected_fraction=0.6")
+
+
+def test_a_build_that_was_killed_after_its_manifest_leaves_nothing(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is finished then; the next start finds it up to date and takes away what it does not need."""
+    built = build_in(corpus)
+    left = [corpus / "out/.work-0123/units/tokens", corpus / "out/.work/units/tokens", corpus / "out/.mlc-build"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("left")
+    assert build_in(corpus) == built
+    assert not [path.name for path in (corpus / "out").iterdir() if path.name.startswith(".")]

@@ -70,7 +70,7 @@ def test_every_stage_does_something(larger: Path) -> None:
     assert entry.dropped == {"broken_json": 3, "exact_duplicate": 28}
     assert entry.documents == 42 + 120 - 31
     plans = plan_shards(read_recipe(larger / "prep.toml", PrepRecipe), "prep.toml")
-    assert len(plan_units(plans[1], 700)) > 10
+    assert len(plan_units(plans, 700)[plans[1].name]) > 10
     rows = [json.loads(line) for line in (larger / "out/rejected/documents/en.jsonl").read_text().splitlines()]
     assert [row["line"] for row in rows if row["reason"] == "broken_json"] == [21, 61, 101]
     assert not (larger / "out/.work").exists()

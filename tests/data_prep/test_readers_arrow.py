@@ -94,6 +94,9 @@ def test_parquet_values_of_other_types(tmp_path: Path) -> None:
         (1, "!missing_field"),
         (2, "!missing_field"),
     ]
+    inner = SourceFormat(text_fields=("text.de",))
+    assert found(pa.StructArray.from_arrays([broken], ["de"]), inner) == [(1, "!undecodable"), (2, "b")]
+    assert found(pa.ListArray.from_arrays([0, 1, 2], broken)) == [(1, "!wrong_type"), (2, "!wrong_type")]
     nested = SourceFormat(text_fields=("text.de", "text.en"))
     assert found(pa.array([{"de": "A", "en": "a"}, {"de": None, "en": "b"}]), nested) == [
         (1, "A"),

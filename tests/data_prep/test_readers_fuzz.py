@@ -2,83 +2,24 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import json
-import lzma
 import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.readers import Record, Rejected, SourceFormat, plan_ranges, read_range
-from mlc.errors import DataError
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-NAMES = ["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.tmx", "a.moses"]
-SUFFIXES = ["", ".gz", ".zst", ".xz", ".bz2"]
-COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".xz": lzma.compress,
-    ".bz2": bz2.compress,
-    ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
-}
-TEXTS = [f"text {i} ä中\U0001f600 {'x' * (i % 7)}" for i in range(12)]
+import reader_fuzz
+from reader_files import COMPRESSORS, KINDS, as_reading, read
 
-
-def source_of(path: Path) -> SourceFormat:
-    if path.name.startswith("a.moses"):
-        return SourceFormat("moses", second_path=str(path), max_line_bytes=500)
-    if path.name.startswith("a.tmx"):
-        return SourceFormat("tmx", languages=("en", "de"), max_line_bytes=500)
-    return SourceFormat(group_fields=("id",), max_line_bytes=500)
-
-
-def read(path: Path, unit_bytes: int) -> list[Record | Rejected] | None:
-    """All records; None where the file is one that cannot be read."""
-    source, lines = source_of(path), 0
-    records: list[Record | Rejected] = []
-    try:
-        for file_range in plan_ranges(path, source, unit_bytes):
-            reader = read_range(path, file_range, source)
-            records += [replace(record, line=record.line + lines) for record in reader]
-            lines += reader.lines
-    except DataError:
-        return None
-    return records
-
-
-def texts(records: list[Record | Rejected] | None) -> list[tuple[str, ...] | str] | None:
-    return None if records is None else [r.texts if isinstance(r, Record) else r.reason for r in records]
-
-
-def valid(name: str) -> bytes:
-    if name == "a.parquet":
-        file = io.BytesIO()
-        pq.write_table(
-            pa.table({"id": list(range(12)), "text": TEXTS}), file, row_group_size=5, write_page_checksum=True
-        )
-        return file.getvalue()
-    if name == "a.tmx":
-        unit = '<tu><tuv xml:lang="en"><seg>{0}</seg></tuv><tuv xml:lang="de"><seg>{0}</seg></tuv></tu>\n'
-        return ("<tmx><body>" + "".join(unit.format(text) for text in TEXTS) + "</body></tmx>").encode()
-    if name == "a.jsonl":
-        return "\n".join(json.dumps({"id": i, "text": text}) for i, text in enumerate(TEXTS)).encode()
-    delimiter = {"a.csv": ",", "a.tsv": "\t"}.get(name)
-    if delimiter:
-        return "\n".join(["id" + delimiter + "text", *(f'{i}{delimiter}"{t}"' for i, t in enumerate(TEXTS))]).encode()
-    return ("\n" if name == "a.moses" else "\n\n").join(TEXTS).encode()
+NAMES = [kind.name for kind in KINDS]
+SUFFIXES = list(COMPRESSORS)
 
 
 ALPHABET = st.sampled_from(
@@ -106,28 +47,40 @@ def test_any_bytes(content: bytes, name: str, suffix: str, inside: bool, unit_by
         assert read(path, unit_bytes) == read(path, 1 << 30)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("name", NAMES)
-def test_valid_files_with_one_byte_changed(tmp_path: Path, name: str, suffix: str) -> None:
-    """The checksum of every compression shows the change; in JSON lines at most two records suffer."""
-    if name == "a.parquet" and suffix:
-        return
-    good = COMPRESSORS[suffix](valid(name))
-    path = tmp_path / f"{name}{suffix}"
-    path.write_bytes(good)
-    shown = [f'"{text}"' for text in TEXTS] if name == "a.tsv" else TEXTS
-    expected = [(text, text) if name in ("a.tmx", "a.moses") else (text,) for text in shown]
-    assert texts(read(path, 1 << 30)) == expected
-    chosen = random.Random(f"{name}{suffix}")
-    for _ in range(60):
-        place, value = chosen.randrange(len(good)), chosen.randrange(256)
-        path.write_bytes(good[:place] + bytes([value]) + good[place + 1 :])
-        found = texts(read(path, 1 << 30))
-        if suffix:
-            assert found is None or found == expected
-        elif name == "a.jsonl" and found is not None:
-            assert sum(text not in found for text in expected) <= 2
-        assert found == texts(read(path, 50))
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(chance=st.randoms(use_true_random=False))
+def test_damaged_files_give_what_a_plain_reading_gives(chance: random.Random) -> None:
+    """benchmarks/reader_fuzz.py does many more, and says what is compared."""
+    case = reader_fuzz.draw_case(chance)
+    with tempfile.TemporaryDirectory() as folder:
+        outcome, why = reader_fuzz.judge(Path(folder) / f"{case.kind.name}{case.suffix}", case)
+    assert outcome != reader_fuzz.FAILURE, f"{case.how} of {case.kind.name}{case.suffix}: {why}"
+
+
+def test_damaged_data_sets_end_no_process() -> None:
+    numbers = range(0, 40 * (len(KINDS) + 1), len(KINDS) + 1)  # of cases of data sets
+    found = reader_fuzz.run_some(numbers, seed=1)
+    assert [why for *_, outcome, why in found if outcome == reader_fuzz.FAILURE] == []
+
+
+def test_most_cases_change_one_thing_beyond_the_header() -> None:
+    chance = random.Random(1)
+    assert sum(reader_fuzz.draw_case(chance).one_thing for _ in range(500)) > 300
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_wrong_reading_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: object) -> None:
+    """Readers that lose or change a record somewhere."""
+    good = kind.write(reader_fuzz.ROWS)
+    case = reader_fuzz.Case(kind, "", "field", good, good, True, 4, reader_fuzz.ROWS[4][1])
+    assert reader_fuzz.judge(tmp_path / kind.name, case)[0] != reader_fuzz.FAILURE
+    records = read(tmp_path / kind.name, 1 << 30)
+    assert len(as_reading(records)) == 12
+    last = len(records) if kind.name in ("a.tmx", "a.parquet") else 4  # of csv only those before the changed one
+    for place in range(last):
+        monkeypatch.setattr(reader_fuzz, "read", lambda *_, place=place: records[:place] + records[place + 1 :])
+        if place != 4:
+            assert reader_fuzz.judge(tmp_path / kind.name, case)[0] == reader_fuzz.FAILURE
 
 
 PROGRAM = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import random
 import sys
 from collections.abc import Iterator
@@ -14,19 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "shard_fuzz.py"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def fuzz() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("shard_fuzz", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["shard_fuzz"] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["shard_fuzz"]
+def fuzz() -> ModuleType:
+    sys.path.insert(0, str(BENCHMARKS))
+    return importlib.import_module("shard_fuzz")
 
 
 @pytest.fixture(scope="module")

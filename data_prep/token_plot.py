@@ -12,7 +12,7 @@ from html import escape
 _LEFT, _BAR, _RIGHT, _ROW, _TOP, _BOTTOM = 90, 560, 130, 18, 64, 20
 
 
-def token_plot(tokens: Mapping[str, int], title: str) -> str:
+def token_plot(tokens: Mapping[str, int], title: str = "Tokens") -> str:
     """One bar a language, the largest first; languages of equal size by name.
 
     Args:
