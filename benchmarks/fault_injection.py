@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
-import random
 import signal
 import sys
 import time
@@ -29,19 +27,16 @@ from typing import Any
 from fault_runs import (
     BEGUN,
     SECONDS_TO_GIVE_UP,
-    EventLog,
     Moment,
+    Series,
     Training,
     TrainingServer,
     checkpoints,
-    damaged_checkpoints,
-    difference_of,
     ended_with,
     last_step,
+    parser_of,
     step_of,
-    unbroken_run,
     wait,
-    write_recipe,
 )
 
 SECONDS_OF_A_START = 3.0
@@ -51,60 +46,44 @@ SECONDS_OF_A_SAVE = 0.04
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    campaign = Campaign(options := parse(arguments))
-    if not options.summary:
-        with TrainingServer(options.folder / "printed") as server:
-            campaign.go_on(server)
-    return campaign.summarise()
+    return Campaign(parse(arguments)).main()
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="everything is kept here")
+    parser = parser_of(__doc__)
     parser.add_argument("--kills", type=int, default=200, help="until there are so many in kills.jsonl")
     parser.add_argument("--in-saves", type=int, default=100, help="and so many of them inside a save")
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=400, help="length of a run")
-    parser.add_argument("--every-steps", type=int, default=3, help="checkpoint.every_steps")
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so many; 0 = when all is done")
     parser.add_argument("--seconds-to-end", type=float, default=90.0, help="for the ranks that are left after a kill")
-    parser.add_argument("--summary", action="store_true", help="only say what has been seen so far")
     return parser.parse_args(arguments)
 
 
-class Campaign:
+class Campaign(Series):
     """Kills until there are enough."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.folder = options, options.folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log = EventLog(options.folder / "kills.jsonl")
-        self.random = random.Random(f"{options.seed} {len(self.log.all('kill'))}")
+        super().__init__(options, "kill")
 
     def go_on(self, server: TrainingServer) -> None:
-        recipe = self.folder / "recipe.toml"
-        if not recipe.exists():
-            write_recipe(self.folder, total_steps=self.options.steps, every_steps=self.options.every_steps)
         deadline = time.monotonic() + 60 * self.options.minutes if self.options.minutes else float("inf")
-        unbroken = unbroken_run(server, recipe, self.options.ranks, self.folder)
+        unbroken = self.unbroken(server)
         while time.monotonic() < deadline:
             finished = len(self.log.all("finished"))
             run_folder, enough = self.folder / f"run-{finished + 1:04d}", self._is_enough()
             if enough and not run_folder.exists():
                 break
-            self._one_start(server, recipe, run_folder, unbroken, kill=not enough)
+            self._one_start(server, run_folder, unbroken, kill=not enough)
 
     def _is_enough(self) -> bool:
         kills = self.log.all("kill")
         return len(kills) >= self.options.kills and sum(kill["in_save"] for kill in kills) >= self.options.in_saves
 
-    def _one_start(self, server: TrainingServer, recipe: Path, run_folder: Path, unbroken: Path, *, kill: bool) -> None:
+    def _one_start(self, server: TrainingServer, run_folder: Path, unbroken: Path, *, kill: bool) -> None:
         """Start a run, kill a rank of it or let it finish, and look at what is left."""
         whole = [step_of(folder) for folder in checkpoints(run_folder)]
         expected = whole[-1] if whole else None
         aim = self._aim()
-        with ended_with(server.start(recipe, run_folder, world_size=self.options.ranks)) as training:
+        with ended_with(server.start(self.recipe, run_folder, world_size=self.options.ranks)) as training:
             started = time.monotonic()
             killed = self._wait_and_kill(training, run_folder, aim, expected or 0) if kill else None
             ending = time.monotonic()
@@ -120,9 +99,8 @@ class Campaign:
         if killed is None:
             self._check_end(run_folder, unbroken, training, codes)
         elif None in codes:
-            self._violation(run_folder, f"ranks did not end by themselves: {codes}", training)
-        for problem in damaged_checkpoints(run_folder):
-            self._violation(run_folder, f"in place, but not whole: {problem}", training)
+            self.violation(run_folder, f"ranks did not end by themselves: {codes}", training)
+        self.check_whole(run_folder, training)
 
     def _aim(self) -> str:
         """What the next kill is to hit: a save, as long as these are fewer than asked for, in most cases."""
@@ -139,11 +117,11 @@ class Campaign:
         """Stop all ranks at a moment, kill one of them, let the others go on; None = the run was over before."""
         if aim != "start":
             wait(training, lambda: BEGUN in training[0].text and last_step(run_folder) > first_step)
-        self._pass_time(training, SECONDS_OF_A_START if aim == "start" else SECONDS_OF_TRAINING)
+        self.pass_time(training, SECONDS_OF_A_START if aim == "start" else SECONDS_OF_TRAINING)
         while not training.is_over:
             if aim == "save":
                 wait(training, lambda: Moment.of(run_folder).save is not None)
-                self._pass_time(training, SECONDS_OF_A_SAVE)
+                self.pass_time(training, SECONDS_OF_A_SAVE)
             training.freeze()
             at, moment = time.monotonic(), Moment.of(run_folder)
             alive = [rank for rank, code in enumerate(training.codes) if code is None]
@@ -156,10 +134,6 @@ class Campaign:
             training.send(signal.SIGCONT)
         return None
 
-    def _pass_time(self, training: Training, at_most_seconds: float) -> None:
-        until = time.monotonic() + self.random.uniform(0.0, at_most_seconds)
-        wait(training, lambda: time.monotonic() >= until)
-
     def _check_start(self, run_folder: Path, training: Training, expected: int | None) -> None:
         """Whether it began where it had to, as far as it said so before it was killed."""
         begun = next((line for line in training[0].text.splitlines() if BEGUN in line), None)
@@ -167,24 +141,16 @@ class Campaign:
             wanted = "starts from scratch" if expected is None else f"continues after step {expected},"
             self.log.add("start", run=run_folder.name, after_step=expected, as_expected=wanted in begun)
             if wanted not in begun:
-                self._violation(run_folder, f"needed {wanted}, found {begun}", training)
+                self.violation(run_folder, f"needed {wanted}, found {begun}", training)
         if "is not used, and set aside" in training.text:
-            self._violation(run_folder, "a kill has left a damaged checkpoint", training)
+            self.violation(run_folder, "a kill has left a damaged checkpoint", training)
 
     def _check_end(self, run_folder: Path, unbroken: Path, training: Training, codes: list[int | None]) -> None:
         if codes != [0] * self.options.ranks:
             self.log.add("lost", run=run_folder.name, codes=codes)
-            self._violation(run_folder, f"it ended by itself with {codes}", training)
+            self.violation(run_folder, f"it ended by itself with {codes}", training)
             return
-        difference = difference_of(run_folder, unbroken)
-        self.log.add("finished", run=run_folder.name, difference=difference)
-        if difference is not None:
-            self._violation(run_folder, f"not equal to the undisturbed run: {difference}", training)
-        print(f"{run_folder.name} finished: {difference or 'equal to the undisturbed run, bit for bit'}", flush=True)
-
-    def _violation(self, run_folder: Path, what: str, training: Training) -> None:
-        self.log.add("violation", run=run_folder.name, what=what, printed=training.text[-8000:])
-        print(f"VIOLATION in {run_folder.name}: {what}", flush=True)
+        self.compare(run_folder, unbroken, training)
 
     def _say(self, facts: dict[str, Any]) -> None:
         where = f"inside the save of {facts['save']} ({facts['files']} files)" if facts["in_save"] else "outside a save"
@@ -196,11 +162,10 @@ class Campaign:
 
     def summarise(self) -> int:
         """Print what all invocations have seen; the exit code."""
-        kills, violations = self.log.all("kill"), self.log.all("violation")
-        finished, starts = self.log.all("finished"), self.log.all("start")
+        kills, starts = self.log.all("kill"), self.log.all("start")
         in_saves = [kill for kill in kills if kill["in_save"]]
         times_to_end = sorted(kill["seconds_to_end"] for kill in kills)
-        summary = {
+        seen = {
             "kills": len(kills),
             "kills_inside_a_save": len(in_saves),
             "of_these_by_files_written": dict(sorted(collections.Counter(kill["files"] for kill in in_saves).items())),
@@ -211,13 +176,8 @@ class Campaign:
             "longest_seconds_until_all_ranks_had_ended": times_to_end[-1] if kills else None,
             "starts_that_said_where_they_began": len(starts),
             "of_these_at_the_newest_checkpoint": sum(start["as_expected"] for start in starts),
-            "runs_finished": len(finished),
-            "of_these_equal_to_the_undisturbed_run": sum(end["difference"] is None for end in finished),
-            "violations": [violation["what"] for violation in violations],
         }
-        print(json.dumps(summary, indent=2))
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        return 1 if violations else 0
+        return self.report(seen)
 
 
 if __name__ == "__main__":

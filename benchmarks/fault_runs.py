@@ -1,13 +1,15 @@
 """What the fault scripts share: small real runs on several ranks, a log of events, a look at checkpoints.
 
 In:  a folder that a script owns.
-Out: the run that nothing disturbed; events, one JSON object a line; whether a checkpoint is whole, told without the
-     program's own code for that.
+Out: the run that nothing disturbed; events of all invocations, one JSON object a line, and their summary; whether a
+     checkpoint is whole, told without the program's own code for that.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -122,6 +124,85 @@ class EventLog:
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         found = [json.loads(line) for line in lines if line.endswith("\n")]
         return [event for event in found if event["event"] in events]
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that both scripts have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="everything is kept here")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=400, help="length of a run")
+    parser.add_argument("--every-steps", type=int, default=3, help="checkpoint.every_steps")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--summary", action="store_true", help="only say what has been seen so far")
+    return parser
+
+
+class Series:
+    """Runs that are disturbed until there were enough events of a kind, over all invocations of a script.
+
+    Args:
+        options: of `parser_of`.
+        counted: the kind of event; they are kept in <counted>s.jsonl.
+    """
+
+    def __init__(self, options: argparse.Namespace, counted: str) -> None:
+        self.options, self.folder, self.recipe = options, options.folder, options.folder / "recipe.toml"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = EventLog(self.folder / f"{counted}s.jsonl")
+        self.random = random.Random(f"{options.seed} {len(self.log.all(counted))}")
+
+    def main(self) -> int:
+        """Go on until there are enough; the exit code."""
+        if not self.options.summary:
+            with TrainingServer(self.folder / "printed") as server:
+                self.go_on(server)
+        return self.summarise()
+
+    def go_on(self, server: TrainingServer) -> None:
+        raise NotImplementedError
+
+    def summarise(self) -> int:
+        raise NotImplementedError
+
+    def unbroken(self, server: TrainingServer) -> Path:
+        """The run that nothing disturbed, of the recipe that all runs of this folder have."""
+        if not self.recipe.exists():
+            write_recipe(self.folder, total_steps=self.options.steps, every_steps=self.options.every_steps)
+        return unbroken_run(server, self.recipe, self.options.ranks, self.folder)
+
+    def pass_time(self, training: Training, at_most_seconds: float) -> None:
+        until = time.monotonic() + self.random.uniform(0.0, at_most_seconds)
+        wait(training, lambda: time.monotonic() >= until)
+
+    def compare(self, run_folder: Path, unbroken: Path, training: Training) -> None:
+        """A run that has finished."""
+        difference = difference_of(run_folder, unbroken)
+        self.log.add("finished", run=run_folder.name, difference=difference)
+        print(f"{run_folder.name} finished: {difference or 'equal to the undisturbed run, bit for bit'}", flush=True)
+        if difference is not None:
+            self.violation(run_folder, f"not equal to the undisturbed run: {difference}", training)
+
+    def check_whole(self, run_folder: Path, training: Training) -> None:
+        for problem in damaged_checkpoints(run_folder):
+            self.violation(run_folder, f"in place, but not whole: {problem}", training)
+
+    def violation(self, run_folder: Path, what: str, training: Training) -> None:
+        self.log.add("violation", run=run_folder.name, what=what, printed=training.text[-8000:])
+        print(f"VIOLATION in {run_folder.name}: {what}", flush=True)
+
+    def report(self, seen: dict[str, Any]) -> int:
+        """Print and keep what all invocations have seen; the exit code."""
+        finished, violations = self.log.all("finished"), self.log.all("violation")
+        summary = {
+            **seen,
+            "runs_finished": len(finished),
+            "of_these_equal_to_the_undisturbed_run": sum(end["difference"] is None for end in finished),
+            "violations": [violation["what"] for violation in violations],
+        }
+        print(json.dumps(summary, indent=2))
+        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        return 1 if violations else 0
 
 
 def problem_of(folder: Path) -> str | None:

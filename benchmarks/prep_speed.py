@@ -2,11 +2,17 @@
 
     python benchmarks/prep_speed.py CORPUS --tokenizer tokenizer.model --copies 10       # CORPUS: <language>.jsonl.zst
     python benchmarks/prep_speed.py CORPUS --tokenizer tokenizer.model --datatrove ~/dt/bin/python
+    python benchmarks/prep_speed.py CORPUS --tokenizer tokenizer.model --datatrove ~/dt/bin/python --cleaning
 
-Every row is a whole command with its start, its reading and its hashing; cleaning is off. `--copies` links the corpus
-under different names, so that a build has as many files. The tokenizer alone encodes text that lies in memory, in two
-processes, on the same cores. Hugging Face's `datasets.map` and datatrove's `DocumentTokenizer` get the beginning of the
-corpus, of `--others-megabytes`; datatrove runs in an environment of its own (it needs other versions of libraries).
+Every row is a whole command with its start, its reading and its hashing. `--copies` links the corpus under different
+names, so that a build has as many files. The tokenizer alone encodes text that lies in memory, in two processes, on the
+same cores. Hugging Face's `datasets.map` and datatrove's `DocumentTokenizer` get the beginning of the corpus, of
+`--others-megabytes`, as two files; datatrove runs in an environment of its own (it needs other versions of libraries).
+
+With `--cleaning` the build normalises, filters by length, repetition and language, and removes exact and
+near-duplicates; datatrove filters by length and repetition and removes near-duplicates by MinHash in its four stages.
+It need not normalise, nor identify languages (its model would have to be downloaded); all text is English to it.
+The build gets the corpus once then: copies would all be duplicates.
 Rounds are gone through by turns; medians are shown.
 """
 
@@ -36,7 +42,7 @@ from tokenizers import Tokenizer
 def encode(batch):
     return {"ids": [found.ids for found in tokenizer.encode_batch(batch["text"], add_special_tokens=False)]}
 tokenizer = Tokenizer.from_file(sys.argv[2])
-data = load_dataset("json", data_files=sys.argv[1], split="train", cache_dir=sys.argv[3])
+data = load_dataset("json", data_files=sys.argv[1] + "/*.jsonl", split="train", cache_dir=sys.argv[3])
 data.map(encode, batched=True, num_proc=2, remove_columns=data.column_names)
 """
 DATATROVE_PROGRAM = """
@@ -54,6 +60,59 @@ LocalPipelineExecutor(
     logging_dir=sys.argv[3] + "/logs",
 ).run()
 """
+DATATROVE_CLEANING_PROGRAM = """
+import sys
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
+from datatrove.pipeline.dedup.minhash import MinhashConfig
+from datatrove.pipeline.filters import GopherRepetitionFilter, LambdaFilter
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.tokens import DocumentTokenizer
+from datatrove.pipeline.writers import JsonlWriter
+texts, tokenizer, scratch = sys.argv[1:4]
+config = MinhashConfig()
+kept = scratch + "/kept"
+stages = (
+    (
+        [
+            JsonlReader(texts, glob_pattern="*.jsonl"),
+            LambdaFilter(lambda document: 20 <= len(document.text) <= 1_000_000),
+            GopherRepetitionFilter(),
+            JsonlWriter(kept, compression=None),
+        ],
+        2,
+    ),
+    ([JsonlReader(kept), MinhashDedupSignature(scratch + "/signatures", config=config)], 2),
+    ([MinhashDedupBuckets(scratch + "/signatures", scratch + "/buckets", config=config)], config.num_buckets),
+    ([MinhashDedupCluster(scratch + "/buckets", scratch + "/removed", config=config)], 1),
+    (
+        [
+            JsonlReader(kept),
+            MinhashDedupFilter(scratch + "/removed"),
+            DocumentTokenizer(scratch + "/tokens", tokenizer_name_or_path=tokenizer, shuffle_documents=False),
+        ],
+        2,
+    ),
+)
+for number, (pipeline, tasks) in enumerate(stages):
+    LocalPipelineExecutor(pipeline=pipeline, tasks=tasks, workers=2, logging_dir=f"{scratch}/logs{number}").run()
+"""
+CLEANING = """
+[cleaning.length]
+smallest_characters = 20
+largest_characters = 1_000_000
+[cleaning.repetition]
+[cleaning.language]
+[duplicates]
+exact = true
+near = true
+"""
+NO_CLEANING = """
+[normalise]
+nfc = false
+whitespace = false
+control_characters = "keep"
+"""
 
 
 def main() -> None:
@@ -65,15 +124,18 @@ def main() -> None:
     parser.add_argument("--others-megabytes", type=float, default=40)
     parser.add_argument("--alone-megabytes", type=float, default=200, help="of text in memory for the tokenizer alone")
     parser.add_argument("--datatrove", help="python of an environment with datatrove")
+    parser.add_argument("--cleaning", action="store_true", help="with filters and duplicates; see above")
     options = parser.parse_args()
+    if options.cleaning and options.copies > 1:
+        raise SystemExit("--copies with --cleaning: copies of the corpus are all duplicates")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         rows: dict[str, Callable[[], float]] = {
-            "tokenizer alone, 2 processes": bench.alone,
             "mlc prep build --workers 2": lambda: bench.build("--workers", "2"),
             "mlc prep build": bench.build,
-            "datasets.map, 2 processes": bench.datasets,
         }
+        if not options.cleaning:
+            rows |= {"tokenizer alone, 2 processes": bench.alone, "datasets.map, 2 processes": bench.datasets}
         if options.datatrove:
             rows["datatrove, 2 workers"] = bench.datatrove
         found: dict[str, list[float]] = {name: [] for name in rows}
@@ -102,6 +164,7 @@ class Bench:
         chunks = tokenizer_speed.chunks_of(files, int(options.alone_megabytes * 1e6), 4 << 20)
         self._chunks = list(chunks)
         self.text_megabytes = 0.0
+        self._megabytes_read = sum(map(text_megabytes, files))
 
     def build(self, *arguments: str) -> float:
         output = self._folder / "out"
@@ -109,13 +172,15 @@ class Bench:
         languages = ", ".join(f'"{language}"' for language in self._languages)
         recipe.write_text(
             f'[build]\noutput = "{output}"\n[tokenizer]\npath = "{self._options.tokenizer.resolve()}"\n'
-            '[normalise]\nnfc = false\nwhitespace = false\ncontrol_characters = "keep"\n'
+            f"{CLEANING if self._options.cleaning else NO_CLEANING}"
             f'[[documents]]\nlanguages = [{languages}]\npaths = ["{self._folder}/{{language}}.*.jsonl.zst"]\n',
             encoding="utf-8",
         )
         seconds = timed([sys.executable, "-m", "mlc", "prep", "build", str(recipe), *arguments])
         entries = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["shards"]
-        self.text_megabytes = sum(entry["text_bytes"] for entry in entries) / 1e6
+        held = sum(entry["text_bytes"] for entry in entries) / 1e6
+        # Of what the build has read: what it has dropped is not in the shards, but was work all the same.
+        self.text_megabytes = self._megabytes_read if self._options.cleaning else held
         shutil.rmtree(output)
         return self.text_megabytes / seconds
 
@@ -124,10 +189,11 @@ class Bench:
         return tokenizer_speed.speed(row, self._options.tokenizer, self._chunks, 2)
 
     def datasets(self) -> float:
-        return self._other([sys.executable, "-c", DATASETS_PROGRAM, str(self._beginning / "text.jsonl")])
+        return self._other([sys.executable, "-c", DATASETS_PROGRAM, str(self._beginning)])
 
     def datatrove(self) -> float:
-        return self._other([self._options.datatrove, "-c", DATATROVE_PROGRAM, str(self._beginning)])
+        program = DATATROVE_CLEANING_PROGRAM if self._options.cleaning else DATATROVE_PROGRAM
+        return self._other([self._options.datatrove, "-c", program, str(self._beginning)])
 
     def _other(self, command: list[str]) -> float:
         with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
@@ -135,19 +201,25 @@ class Bench:
 
 
 def write_beginning(files: list[Path], folder: Path, megabytes: float) -> float:
-    """The first documents of every file as one plain JSONL file; MB of text in it."""
+    """The first documents of every file as two plain JSONL files, one for each process; MB of text in them."""
     written = 0
-    with (folder / "text.jsonl").open("wb") as out:
+    with (folder / "0.jsonl").open("wb") as even, (folder / "1.jsonl").open("wb") as odd:
         for path in files:
             taken = 0
             with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-                for line in stream.read().splitlines(keepends=True):
+                for number, line in enumerate(stream.read().splitlines(keepends=True)):
                     if taken >= megabytes * 1e6 / len(files):
                         break
-                    out.write(line)
+                    (odd if number % 2 else even).write(line)
                     taken += len(json.loads(line)["text"].encode())
             written += taken
     return written / 1e6
+
+
+def text_megabytes(path: Path) -> float:
+    """MB of UTF-8 text in a file."""
+    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        return sum(len(json.loads(line)["text"].encode()) for line in stream.read().splitlines()) / 1e6
 
 
 def timed(command: list[str]) -> float:

@@ -16,7 +16,6 @@ import argparse
 import collections
 import contextlib
 import json
-import random
 import signal
 import sys
 import time
@@ -26,18 +25,15 @@ from pathlib import Path
 from fault_runs import (
     BEGUN,
     SECONDS_TO_GIVE_UP,
-    EventLog,
     Moment,
+    Series,
     Training,
     TrainingServer,
     checkpoints,
-    damaged_checkpoints,
-    difference_of,
     ended_with,
     last_step,
-    unbroken_run,
+    parser_of,
     wait,
-    write_recipe,
 )
 
 from mlc.checkpoint.record import Record
@@ -54,74 +50,52 @@ NO_STALL = "run.stall_timeout_seconds=3600"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    relay = Relay(options := parse(arguments))
-    if not options.summary:
-        with TrainingServer(options.folder / "printed") as server:
-            relay.go_on(server)
-    return relay.summarise()
+    return Relay(parse(arguments)).main()
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="everything is kept here")
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=50, help="until there are so many in rounds.jsonl")
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=400, help="length of a run")
-    parser.add_argument("--every-steps", type=int, default=3, help="checkpoint.every_steps")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--summary", action="store_true", help="only say what has been seen so far")
     return parser.parse_args(arguments)
 
 
-class Relay:
+class Relay(Series):
     """One owner after another."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.folder = options, options.folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log = EventLog(options.folder / "rounds.jsonl")
-        self.random = random.Random(f"{options.seed} {len(self.log.all('round'))}")
+        super().__init__(options, "round")
 
     def go_on(self, server: TrainingServer) -> None:
-        recipe = self.folder / "recipe.toml"
-        if not recipe.exists():
-            write_recipe(self.folder, total_steps=self.options.steps, every_steps=self.options.every_steps)
-        unbroken = unbroken_run(server, recipe, self.options.ranks, self.folder)
+        unbroken = self.unbroken(server)
         while len(self.log.all("round")) < self.options.rounds:
             run_folder = self.folder / f"run-{len(self.log.all('finished')) + 1:04d}"
-            self._one_run(server, recipe, run_folder, unbroken)
+            self._one_run(server, run_folder, unbroken)
 
-    def _one_run(self, server: TrainingServer, recipe: Path, run_folder: Path, unbroken: Path) -> None:
+    def _one_run(self, server: TrainingServer, run_folder: Path, unbroken: Path) -> None:
         """Rounds until the run is finished, or there were enough of them: then the last owner finishes it."""
-        owner = self._start(server, recipe, run_folder)
+        owner = self._start(server, run_folder)
         while len(self.log.all("round")) < self.options.rounds and not owner.is_over:
-            owner = self._one_round(server, recipe, run_folder, owner)
+            owner = self._one_round(server, run_folder, owner)
         with ended_with(owner):
             if (codes := owner.wait(SECONDS_TO_GIVE_UP)) != [0] * self.options.ranks:
                 self.log.add("finished", run=run_folder.name, difference=f"exit codes {codes}")
-                self._violation(run_folder, f"the last owner ended with {codes}", owner)
+                self.violation(run_folder, f"the last owner ended with {codes}", owner)
                 return
-        difference = difference_of(run_folder, unbroken)
-        self.log.add("finished", run=run_folder.name, difference=difference)
-        print(f"{run_folder.name} finished: {difference or 'equal to the undisturbed run, bit for bit'}", flush=True)
-        if difference is not None:
-            self._violation(run_folder, f"not equal to the undisturbed run: {difference}", owner)
+        self.compare(run_folder, unbroken, owner)
 
-    def _start(self, server: TrainingServer, recipe: Path, run_folder: Path) -> Training:
-        return server.start(recipe, run_folder, NO_STALL, world_size=self.options.ranks)
+    def _start(self, server: TrainingServer, run_folder: Path) -> Training:
+        return server.start(self.recipe, run_folder, NO_STALL, world_size=self.options.ranks)
 
-    def _one_round(self, server: TrainingServer, recipe: Path, run_folder: Path, older: Training) -> Training:
+    def _one_round(self, server: TrainingServer, run_folder: Path, older: Training) -> Training:
         kind = self.random.choice(KINDS)
         first_step = last_step(run_folder)
         wait(older, lambda: BEGUN in older[0].text and last_step(run_folder) > first_step)
         moment = self._stop(older, run_folder, kind)
         if older.is_over:
             return older
-        newer = self._start(server, recipe, run_folder)
+        newer = self._start(server, run_folder)
         # Before the newer one has taken over, while it does so, or after steps and saves of its own.
-        begins = time.monotonic()
-        until = begins + self.random.uniform(0.0, SECONDS_OF_A_TAKEOVER)
-        wait(newer, lambda: time.monotonic() >= until)
+        self.pass_time(newer, SECONDS_OF_A_TAKEOVER)
         of_older = self._checkpoints_by_generation(run_folder)
         had_begun = BEGUN in newer[0].text
         older.send(signal.SIGCONT)
@@ -143,23 +117,20 @@ class Relay:
         wait(newer, lambda: BEGUN in newer[0].text)
         if not finished:
             if codes != [1] * self.options.ranks or FENCED not in older.text:
-                self._violation(run_folder, f"the older copy ended with {codes}, and not for the newer one", older)
+                self.violation(run_folder, f"the older copy ended with {codes}, and not for the newer one", older)
             if newer.is_over and newer.codes != [0] * self.options.ranks:
-                self._violation(run_folder, f"the newer copy ended with {newer.codes}", newer)
+                self.violation(run_folder, f"the newer copy ended with {newer.codes}", newer)
         if had_begun:
             self._check_no_more(run_folder, of_older, older)
-        for problem in damaged_checkpoints(run_folder):
-            self._violation(run_folder, f"in place, but not whole: {problem}", older)
+        self.check_whole(run_folder, older)
         return newer
 
     def _stop(self, training: Training, run_folder: Path, kind: str) -> Moment:
-        until = time.monotonic() + self.random.uniform(0.0, SECONDS_OF_TRAINING)
-        wait(training, lambda: time.monotonic() >= until)
+        self.pass_time(training, SECONDS_OF_TRAINING)
         while not training.is_over:
             if kind == "stopped in a save":
                 wait(training, lambda: Moment.of(run_folder).save is not None)
-                soon = time.monotonic() + self.random.uniform(0.0, SECONDS_OF_A_SAVE)
-                wait(training, lambda: time.monotonic() >= soon)  # noqa: B023
+                self.pass_time(training, SECONDS_OF_A_SAVE)
             if kind == "rank 0 stopped":
                 training[0].freeze()
             elif kind != "alive":
@@ -182,30 +153,21 @@ class Relay:
         owner = json.loads((run_folder / "owner.json").read_text())["generation"]
         for name, generation in self._checkpoints_by_generation(run_folder).items():
             if name not in before and generation != owner:
-                self._violation(run_folder, f"{name} is of start {generation}, and {owner} owns the run", older)
-
-    def _violation(self, run_folder: Path, what: str, training: Training) -> None:
-        self.log.add("violation", run=run_folder.name, what=what, printed=training.text[-8000:])
-        print(f"VIOLATION in {run_folder.name}: {what}", flush=True)
+                self.violation(run_folder, f"{name} is of start {generation}, and {owner} owns the run", older)
 
     def summarise(self) -> int:
         """Print what all invocations have seen; the exit code."""
-        rounds, violations, finished = self.log.all("round"), self.log.all("violation"), self.log.all("finished")
+        rounds = self.log.all("round")
         contested = [entry for entry in rounds if not entry["finished_before"]]
-        summary = {
+        seen = {
             "rounds": len(rounds),
             "older_copy_ended_by_the_fence": len(contested),
             "by_kind": dict(sorted(collections.Counter(entry["kind"] for entry in contested).items())),
             "stopped_inside_a_save": sum(entry["save"] is not None for entry in contested),
             "went_on_before_the_newer_one_trained": sum(not entry["newer_had_begun"] for entry in contested),
             "longest_seconds_to_end": max((entry["seconds_to_end"] for entry in contested), default=None),
-            "runs_finished": len(finished),
-            "of_these_equal_to_the_undisturbed_run": sum(end["difference"] is None for end in finished),
-            "violations": [violation["what"] for violation in violations],
         }
-        print(json.dumps(summary, indent=2))
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        return 1 if violations else 0
+        return self.report(seen)
 
 
 if __name__ == "__main__":
