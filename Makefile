@@ -32,10 +32,10 @@ demo: $(STAMP)
 	$(BIN)/python -m launchers.demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm" --durations=20
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations=20
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,9 +16,9 @@ from data_prep.cleaning.evaluation_texts import find_evaluation_sets
 from data_prep.cleaning.segmentation import check_libraries
 from data_prep.encoding.reference import files_of
 from data_prep.readers.source import Format, SourceFormat, format_of
-from data_prep.recipe import DocumentsSection, FilesSection, PairsSection, PrepRecipe
+from data_prep.recipe import ALL, LANGUAGE, DocumentsSection, FilesSection, PairsSection, PrepRecipe
 from data_prep.segment import Split
-from data_prep.source_files import find_files, state_of
+from data_prep.source_files import find_codes, find_files, state_of
 from mlc.config import digest
 from mlc.errors import RecipeError
 
@@ -88,13 +88,13 @@ def plan_shards(recipe: PrepRecipe, where: str) -> tuple[ShardPlan, ...]:
     check_libraries(recipe.cleaning)
     sources: dict[tuple[str, ...], list[Source]] = {}
     for i, documents in enumerate(recipe.documents):
-        for language, table in documents.by_language().items():
-            place = f"{where}: documents[{i}]"
+        place = f"{where}: documents[{i}]"
+        for language, table in _with_codes(documents, place).by_language().items():
             with _errors_at(place):
                 sources.setdefault((language,), []).append(_documents_source(table, place))
     for i, pairs in enumerate(recipe.pairs):
-        for couple, pairs_table in pairs.by_languages().items():
-            place = f"{where}: pairs[{i}]"
+        place = f"{where}: pairs[{i}]"
+        for couple, pairs_table in _pairs_with_codes(pairs, place).by_languages().items():
             if couple[::-1] in sources:
                 raise RecipeError(
                     "the same two languages are paired in both orders",
@@ -126,6 +126,20 @@ def sources_digest(plans: Sequence[ShardPlan], recipe: PrepRecipe) -> str:
         files |= dict.fromkeys(find_evaluation_sets(recipe.cleaning.contamination), False)
     states = [(file, state_of(file, is_dataset)) for file, is_dataset in files.items()]
     return digest([[str(file), state.size_bytes, state.changed_ns] for file, state in states])
+
+
+def _with_codes(section: DocumentsSection, where: str) -> DocumentsSection:
+    if section.languages != ALL:
+        return section
+    found = find_codes(section.paths, "{language}", LANGUAGE, f"{where}.paths")
+    return section.model_copy(update={"languages": found})
+
+
+def _pairs_with_codes(section: PairsSection, where: str) -> PairsSection:
+    if section.seconds != ALL:
+        return section
+    found = find_codes(section.paths, "{second}", LANGUAGE, f"{where}.paths")
+    return section.model_copy(update={"seconds": tuple(code for code in found if code != section.first)})
 
 
 def _documents_source(section: DocumentsSection, where: str) -> Source:

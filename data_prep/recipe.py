@@ -19,6 +19,8 @@ from data_prep.duplicates.section import DuplicatesSection
 from data_prep.encoding.training import LARGEST_VOCABULARY
 from mlc.config import NonNegative, Positive, Section, digest
 
+ALL = ("*",)
+"""Instead of codes: all that names of files have in the place of {language} or {second}."""
 LANGUAGE = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 SMALLEST_VOCABULARY = 300  # special tokens, 256 byte pieces, and a few characters
 
@@ -137,7 +139,8 @@ class DocumentsSection(FilesSection):
 
     language: str = ""
     languages: tuple[str, ...] = ()
-    """Instead of `language`: one shard for each, from paths with {language} in them or by `language_field`."""
+    """Instead of `language`: one shard for each, from paths with {language} in them or by `language_field`. "*": those
+    that the paths hold."""
     language_field: str = ""
     """Field with the code of each record's language, compared exactly; the same files serve all `languages` then."""
     format: Literal["auto", "text", "jsonl", "csv", "tsv", "parquet"] = "auto"
@@ -162,10 +165,13 @@ class DocumentsSection(FilesSection):
         if self.language_field:
             if self.language:
                 raise ValueError("language_field needs languages, those to take; language says it of all records")
+            if self.languages == ALL:
+                raise ValueError('language_field needs the codes to take: "*" would need all files read first')
             if any("{language}" in name for name in (*self.paths, self.dataset, self.config, self.split)):
                 raise ValueError("language_field says the language: no {language} in paths, dataset, config or split")
         elif self.languages:
             self.check_placeholder("{language}", "languages")
+            _check_all(self.languages, self.dataset, "languages")
         return self
 
     def by_language(self) -> dict[str, Self]:
@@ -180,7 +186,8 @@ class PairsSection(FilesSection):
     languages: tuple[str, ...] = ()
     first: str = ""
     seconds: tuple[str, ...] = ()
-    """Instead of `languages`: pairs of `first` with each of these, from paths with {second} in them."""
+    """Instead of `languages`: pairs of `first` with each of these, from paths with {second} in them. "*": with those
+    that the paths hold."""
     second_paths: tuple[str, ...] = ()
     """moses: files of the second side, as many as `paths` names, in the same order."""
     format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "tmx", "moses"] = "auto"
@@ -201,9 +208,10 @@ class PairsSection(FilesSection):
             raise ValueError(f"languages names {len(self.languages)} languages, must be 2")
         if self.fields and len(self.fields) != 2:
             raise ValueError(f"fields names {len(self.fields)} fields, must be 2")
-        _check_codes(self.languages or (self.first, *self.seconds))
+        _check_codes(self.languages or ((self.first,) if self.seconds == ALL else (self.first, *self.seconds)))
         if self.seconds:
             self.check_placeholder("{second}", "seconds")
+            _check_all(self.seconds, self.dataset, "seconds")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -249,8 +257,13 @@ class PrepRecipe(Section):
         return digest(table)
 
 
+def _check_all(codes: tuple[str, ...], dataset: str, key: str) -> None:
+    if codes == ALL and dataset:
+        raise ValueError(f'{key} = ["*"] looks at names of files, and a data set has none: give the codes')
+
+
 def _check_codes(languages: tuple[str, ...]) -> None:
-    for language in languages:
+    for language in languages if languages != ALL else ():
         if not LANGUAGE.fullmatch(language):
             raise ValueError(f'"{language}" is no language code: letters, digits and hyphens, such as "en" or "pt-BR"')
     if len(set(languages)) != len(languages):

@@ -1,13 +1,15 @@
 """The files that paths and globs of a recipe name, and the state they are in.
 
 In:  paths, globs, names of data sets.
-Out: `find_files`: the files, or a `RecipeError`; `state_of`: size and time of change, by which a build sees that a file
-     is another one by now.
+Out: `find_files`: the files, or a `RecipeError`; `find_codes`: the languages in their names; `state_of`: size and time
+     of change, by which a build sees that a file is another one by now.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import glob
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ class FileState:
     changed_ns: int
 
 
+_BETWEEN_CODES = re.compile(r"[/.]")
 ELSEWHERE = FileState(0, -1)
 """Of a data set on the hub: what it holds is settled by its name and revision."""
 
@@ -49,6 +52,39 @@ def find_files(patterns: Sequence[str], where: str) -> tuple[Path, ...]:
         else:
             found[Path(pattern)] = None
     return tuple(found)
+
+
+def find_codes(patterns: Sequence[str], placeholder: str, code: re.Pattern[str], where: str) -> tuple[str, ...]:
+    """The language codes that files have in the place of a placeholder, by name.
+
+    Args:
+        patterns: paths and globs with the placeholder in them. A slash or full stop ends a code; between the one before
+            it and the code there may be letters, but no wildcards, as in "en-{second}.en".
+        placeholder: such as "{language}".
+        code: what a code looks like.
+        where: the recipe's path and key, for errors.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        before = _BETWEEN_CODES.split(pattern.partition(placeholder)[0])[-1]
+        loosely = pattern.replace("**/", "*")
+        likely: set[str] = set()
+        for path in glob.glob(pattern.replace(placeholder, "*"), recursive=True):
+            words = {word.removeprefix(before) for word in _BETWEEN_CODES.split(path) if word.startswith(before)}
+            words = {word for word in words - likely if code.fullmatch(word)}
+            likely |= {word for word in words if fnmatch.fnmatchcase(path, loosely.replace(placeholder, word))}
+        found |= {word for word in likely if glob.glob(pattern.replace(placeholder, word), recursive=True)}
+    if not found:
+        raise RecipeError(
+            f"no file has a language code in the place of {placeholder}",
+            found=", ".join(patterns),
+            needed=f"files such as {patterns[0].replace(placeholder, 'en')}; a code ends at / or .",
+            where=where,
+        )
+    return tuple(sorted(found))
 
 
 def state_of(path: Path, is_dataset: bool = False) -> FileState:

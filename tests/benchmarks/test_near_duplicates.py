@@ -69,6 +69,7 @@ def test_scores_count_families() -> None:
     assert score(documents, {("en", 1), ("en", 4), ("en", 5), ("en", 6)}) == near_duplicates.Score(2 / 3, 2 / 4)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     near_duplicates.main([str(corpus), "--small", "--sets", "planted"])
     printed = capsys.readouterr().out

@@ -96,6 +96,7 @@ def look_for_evaluation_sets(text: str, folder: Path) -> Callable[[], object]:
     return lambda: step(Document((text,), ("en",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("separator", "work", "largest_megabytes"),
     [

@@ -200,12 +200,12 @@ def test_similarities_count_bins(first: list[int], second: list[int]) -> None:
     assert found[0] == (agree - (len(both) - agree) / 2) / max(1, filled)
 
 
-@pytest.mark.parametrize("size", [5, 100, 2000, 50_000])
+@pytest.mark.parametrize("size", [5, 100, 2000, 20_000])
 @pytest.mark.parametrize("shared", [0.3, 0.88889])
 def test_signatures_estimate_jaccard(size: int, shared: float) -> None:
     """Over many pairs of sets the mean is J, and single estimates are no further off than 1,024 random bins are."""
     drawn = np.random.default_rng(7)
-    pairs = 100
+    pairs = 100 if size < 20_000 else 30
     common = max(1, round(size * shared))
     similarity = common / (2 * size - common)
     rows = []

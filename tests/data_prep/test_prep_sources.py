@@ -251,3 +251,40 @@ def test_a_library_that_is_missing_is_named_before_work_starts(
     with pytest.raises(RecipeError, match=rf"{library} is not installed(.|\n)*pip install 'mlc\[segmentation\]'"):
         build(recipe)
     assert not (tmp_path / "out").exists()
+
+
+def names_of(home: Path, tables: str) -> list[str]:
+    return [plan.name for plan in plan_shards(read_recipe(write_recipe(home, tables), PrepRecipe), "r.toml")]
+
+
+def test_languages_are_found_in_the_names_of_files(tmp_path: Path) -> None:
+    for name in ("de/a.part.jsonl", "de/b.jsonl", "pt-BR/a.jsonl", "zh_TW/deep/a.jsonl", "not a code/a.jsonl"):
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).write_text(json.dumps({"text": "a"}))
+    of_folders = f'[[documents]]\nlanguages = ["*"]\npaths = ["{tmp_path}/corpus/{{language}}/**/*.jsonl"]\n'
+    assert names_of(tmp_path, of_folders) == ["documents/de", "documents/pt-BR", "documents/zh_TW"]
+    for second in ("de", "en", "sr-Latn"):
+        for side_of in ("en", second):
+            (tmp_path / f"OPUS.en-{second}.{side_of}").write_text("a\n")
+    paths = [f"{tmp_path}/OPUS.en-{{second}}.{side_of}" for side_of in ("en", "{second}")]
+    keys = f'format = "moses"\npaths = ["{paths[0]}"]\nsecond_paths = ["{paths[1]}"]\n'
+    recipe = f'[[pairs]]\nfirst = "en"\nseconds = ["*"]\n{keys}'
+    assert names_of(tmp_path, recipe) == ["pairs/en-de", "pairs/en-sr-Latn"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            'languages = ["*"]\npaths = ["{home}/{{language}}-*.jsonl"]',
+            r"no file has a language code.*ends at / or \.",
+        ),
+        ('languages = ["*"]\ndataset = "x"\nsplit = "{{language}}"', "looks at names of files"),
+        ('languages = ["*"]\nlanguage_field = "lang"\npaths = ["{home}/*.jsonl"]', "needs the codes to take"),
+        ('languages = ["*", "de"]\npaths = ["{home}/{{language}}.jsonl"]', "is no language code"),
+    ],
+)
+def test_languages_that_no_name_tells_are_refused(tmp_path: Path, table: str, message: str) -> None:
+    (tmp_path / "en-1.jsonl").write_text(json.dumps({"text": "a"}))
+    with pytest.raises(RecipeError, match=message):
+        names_of(tmp_path, "[[documents]]\n" + table.format(home=tmp_path))

@@ -71,7 +71,9 @@ def recipe_for(kind: str, home: Path) -> dict[str, Any]:
     return table
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[kind if kind == "xlmr" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def trained(
     request: pytest.FixtureRequest, server: TrainingServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
