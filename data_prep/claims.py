@@ -15,6 +15,7 @@ makes in place by one rename, and any process makes the same bytes.
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 import uuid
@@ -25,8 +26,15 @@ from pathlib import Path
 
 LEASE_SECONDS = 120.0
 """Longer than a file server answers late."""
-SECONDS_BETWEEN_LOOKS = 0.5
-"""At what others do, while there is nothing to take."""
+SECONDS_BETWEEN_LOOKS = 0.1
+"""At what others do, while there is nothing to take: at least."""
+MOST_SECONDS_BETWEEN_LOOKS = 8.0
+SHARE_OF_TIME_TO_WAIT = 0.02
+"""A stage of an hour need not end to the second; many processes that look often are a load on a file server."""
+SHARE_OF_TIME_FOR_LISTINGS = 0.05
+CHECKS_IN_A_LEASE = 24
+CLAIMS_CHECKED = 8
+"""For whether they were abandoned, at a time: chosen at random, so that many processes look at all of them."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,16 @@ class Task:
     Attributes:
         name: a file name, different for every task of a stage.
         bytes: of input, roughly; large ones are begun first.
-        is_done: whether its result is in place. Once it is, it stays.
+        made: a file that is there once the task is done, and stays.
         run: does it; doing it again does no harm.
+        is_needless: whether it need not be done at all, by what others have come to.
     """
 
     name: str
     bytes: int
-    is_done: Callable[[], bool]
+    made: Path
     run: Callable[[], None]
+    is_needless: Callable[[], bool] = lambda: False
 
 
 class Claims:
@@ -52,16 +62,22 @@ class Claims:
     Args:
         folder: exists.
         lease_seconds: after so long without a sign of life a claim is free.
+
+    Both are attributes.
     """
 
     def __init__(self, folder: Path, lease_seconds: float = LEASE_SECONDS) -> None:
-        self._folder, self._lease_seconds = folder, lease_seconds
+        self.folder, self.lease_seconds = folder, lease_seconds
         self._clock = folder / f".clock-{uuid.uuid4().hex}"
+
+    def path(self, name: str) -> Path:
+        """The file that claims a name."""
+        return self.folder / name
 
     @contextmanager
     def take(self, name: str) -> Iterator[bool]:
         """Claim a name; False where another process holds it. Held until the context is left."""
-        path = self._folder / name
+        path = self.path(name)
         if not self._make(path) and not (self._free_if_abandoned(path) and self._make(path)):
             yield False
             return
@@ -85,7 +101,7 @@ class Claims:
     def _free_if_abandoned(self, path: Path) -> bool:
         try:
             changed = path.stat().st_mtime
-            if self._now() - changed < self._lease_seconds:
+            if self._now() - changed < self.lease_seconds:
                 return False
             # Of several processes that find it abandoned one can rename it.
             aside = path.with_name(f".abandoned-{uuid.uuid4().hex}")
@@ -103,9 +119,42 @@ class Claims:
         return now
 
     def _renew(self, path: Path, over: threading.Event) -> None:
-        while not over.wait(self._lease_seconds / 6):
+        while not over.wait(self.lease_seconds / 6):
             with suppress(OSError):  # taken over, or a file server that does not answer
                 os.utime(path)
+
+
+class Listings:
+    """Which files there are, known from looks at whole folders: thousands of processes may ask for thousands of files.
+
+    What has been seen stays: it is for files that are made and not taken away. Others may be there without being known
+    of yet.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[Path, set[str]] = {}
+        self._next: dict[Path, float] = {}
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is known to be there."""
+        folder = path.parent
+        if path.name in self._names.get(folder, ()):
+            return True
+        started = time.monotonic()
+        if started < self._next.get(folder, 0.0):
+            return False
+        try:
+            self._names[folder] = set(os.listdir(folder))
+        except FileNotFoundError:
+            self._names[folder] = set()
+        now = time.monotonic()
+        self._next[folder] = now + (now - started) / SHARE_OF_TIME_FOR_LISTINGS
+        return path.name in self._names[folder]
+
+    def forget(self, folder: Path) -> None:
+        """Look anew the next time."""
+        self._names.pop(folder, None)
+        self._next.pop(folder, None)
 
 
 def do_together(
@@ -124,23 +173,46 @@ def do_together(
         first: place in the order of size at which this process begins. Processes that were started together begin at
             different ones, so that they seldom meet.
         look: called now and then; an error of it ends the work, such as one that another process has left.
+        seconds_between_looks: at least, while there is nothing to take; longer the longer the stage has taken.
 
     Raises:
         Exception: of a task.
     """
     left = sorted(tasks, key=lambda task: (-task.bytes, task.name))
     left = left[first:] + left[:first]
+    made, held = Listings(), Listings()
+    began = looked = checked = time.monotonic()
     while left:
-        waiting = []
+        look()
+        waiting, worked = [], False
         for task in left:
-            look()
-            if task.is_done():
+            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+                look()
+                looked = time.monotonic()
+            if made.has(task.made) or task.is_needless():
                 continue
-            with claims.take(task.name) as taken:
-                if not taken:
-                    waiting.append(task)
-                elif not task.is_done():  # or done between the look and the claim
-                    task.run()
-        if len(waiting) == len(left):
-            time.sleep(seconds_between_looks)
+            if held.has(claims.path(task.name)):
+                waiting.append(task)
+                continue
+            taken = _do(task, claims)
+            worked = worked or taken
+            if not taken:
+                waiting.append(task)
+        now = time.monotonic()
+        if not worked and waiting and now - checked > claims.lease_seconds / CHECKS_IN_A_LEASE:
+            checked = now
+            for task in random.sample(waiting, min(len(waiting), CLAIMS_CHECKED)):
+                worked = _do(task, claims) or worked
+        if not worked and waiting:
+            pause = min(MOST_SECONDS_BETWEEN_LOOKS, max(seconds_between_looks, SHARE_OF_TIME_TO_WAIT * (now - began)))
+            time.sleep(pause * random.uniform(0.5, 1.5))
+        held.forget(claims.folder)
         left = waiting
+
+
+def _do(task: Task, claims: Claims) -> bool:
+    """Do a task unless another process holds it; whether nobody else did."""
+    with claims.take(task.name) as taken:
+        if taken and not task.made.exists() and not task.is_needless():
+            task.run()
+        return taken

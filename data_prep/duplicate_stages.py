@@ -42,7 +42,7 @@ class DuplicateStages:
         """Fingerprints of every unit."""
         units = self._project.all_units if self._is_on else ()
         return [
-            Task(path.name, unit.bytes, path.exists, partial(self._fingerprint, unit, path))
+            Task(path.name, unit.bytes, path, partial(self._fingerprint, unit, path))
             for unit in units
             for path in [self._fingerprint_file(unit)]
         ]
@@ -56,7 +56,7 @@ class DuplicateStages:
             for number in range(shares):
                 done = folder / f"{number}.{DONE}"
                 work = partial(self._find_links, units, Share(number, shares), folder, done)
-                tasks.append(Task(f"{folder.name}.{number}", sum(unit.bytes for unit in units), done.exists, work))
+                tasks.append(Task(f"{folder.name}.{number}", sum(unit.bytes for unit in units), done, work))
         return tasks
 
     def duplicates(self) -> list[Task]:
@@ -65,7 +65,7 @@ class DuplicateStages:
         for name, units in self._scopes.items():
             folder = self._scope_folder("drops", name)
             work = partial(self._write_drops, units, self._scope_folder("links", name), folder)
-            tasks.append(Task(folder.name, 0, (folder / DONE).exists, work))
+            tasks.append(Task(folder.name, 0, folder / DONE, work))
         return tasks
 
     def drops_of(self, unit: Unit) -> dict[int, str]:

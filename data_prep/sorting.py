@@ -60,7 +60,7 @@ def sort_tasks(project: Project, on_bytes: Callable[[int], None]) -> list[Task]:
             for part in chain.from_iterable(map(_shared_parts, unit.parts)):
                 folder = _spill_folder(project.work, unit, part)
                 work = partial(sort_part, part, source, folder, on_bytes)
-                tasks[folder.name] = Task(f"sort-{folder.name}", part.range.bytes, (folder / DONE).exists, work)
+                tasks[folder.name] = Task(f"sort-{folder.name}", part.range.bytes, folder / DONE, work)
     return list(tasks.values())
 
 

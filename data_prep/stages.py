@@ -44,12 +44,12 @@ from data_prep.segment import split_sequences
 from data_prep.set_aside import UnusableSoFar, check_shard
 from data_prep.sorting import record_readers, sort_tasks
 from data_prep.token_counts import TokenCounts
-from data_prep.unit_files import UnitRecord, UnitWriter
+from data_prep.unit_files import UnitRecord, UnitWriter, record_name
 from data_prep.units import Unit
 from data_prep.work import SideEncoder, UnitReader, encode_unit
 from mlc.config import digest
 from mlc.data.manifest import TOKENIZER_NAMES, ShardEntry
-from mlc.errors import DataError
+from mlc.errors import DataError, ShardError
 from mlc.files import write_atomically
 
 SAMPLE_SPARE = 4
@@ -100,14 +100,14 @@ class Stages:
 
     def tokenizer(self) -> list[Task]:
         """The tokenizer itself."""
-        return [Task("tokenizer", 0, self.tokenizer_file.exists, self._make_tokenizer)]
+        return [Task("tokenizer", 0, self.tokenizer_file, self._make_tokenizer)]
 
     def evaluation_sets(self) -> list[Task]:
         """The index of the evaluation sets that documents may not repeat."""
         if self._recipe.cleaning.contamination is None:
             return []
         done = self._evaluation_index / DONE
-        return [Task("evaluation-sets", 0, done.exists, partial(self._index_evaluation_sets, done))]
+        return [Task("evaluation-sets", 0, done, partial(self._index_evaluation_sets, done))]
 
     def encode(self) -> list[Task]:
         """Tokens of every unit."""
@@ -119,14 +119,15 @@ class Stages:
                 # The first units of a source with a limit decide whether the others are needed.
                 is_limited = plan.sources[unit.source].max_documents is not None
                 weight = bytes_from_here if is_limited else unit.bytes
-                tasks.append(Task(key, weight, partial(self._is_encoded, unit, key), partial(self._encode, unit, key)))
+                made, work = self._units_folder / record_name(key), partial(self._encode, unit, key)
+                tasks.append(Task(key, weight, made, work, partial(self._is_behind, unit)))
                 bytes_from_here -= unit.bytes
         return tasks
 
     def join(self) -> list[Task]:
         """The files of every shard."""
         return [
-            Task(path.name, plan.source_bytes, path.exists, partial(self._join, plan, path))
+            Task(path.name, plan.source_bytes, path, partial(self._join, plan, path))
             for plan in self._project.plans
             for path in [self._joined_file(plan)]
         ]
@@ -175,7 +176,7 @@ class Stages:
         return self._work / f"evaluation-sets-{self._project.text_digest[:16]}"
 
     def _unit_task(self, unit: Unit, made: Path, work: Callable[[Unit, Path], None]) -> Task:
-        return Task(made.name, unit.bytes, made.exists, partial(work, unit, made))
+        return Task(made.name, unit.bytes, made, partial(work, unit, made))
 
     def _reader(self, unit: Unit) -> UnitReader:
         plan, on_bytes = self._plans[unit.shard], partial(_count_bytes, self._board)
@@ -281,14 +282,25 @@ class Stages:
             held[unit.source] += record.documents if record else 0
             yield unit, record
 
-    def _is_encoded(self, unit: Unit, key: str) -> bool:
-        """Whether a unit is finished, or is not needed."""
-        if UnitRecord.find(self._units_folder, key) is not None:
-            return True
+    def _is_behind(self, unit: Unit) -> bool:
+        """Whether a unit is known not to be needed."""
         plan = self._plans[unit.shard]
         if plan.sources[unit.source].max_documents is None:
             return False
         return all(needed != unit for needed, _ in self._needed(plan))
+
+    def _whole(self, unit: Unit) -> UnitRecord:
+        """The record of a finished unit.
+
+        Raises:
+            ShardError: its files are damaged; the next build does it again.
+        """
+        key = self._encoded_key(unit)
+        try:
+            return UnitRecord.read(self._units_folder, key)
+        except ShardError:
+            (self._units_folder / record_name(key)).unlink(missing_ok=True)
+            raise
 
     def _joined_file(self, plan: ShardPlan) -> Path:
         units = [self._encoded_key(unit) for unit in self._project.units[plan.name]]
@@ -299,7 +311,7 @@ class Stages:
     def _join(self, plan: ShardPlan, path: Path) -> None:
         placed = [
             PlacedUnit(
-                record or UnitRecord.read(self._units_folder, self._encoded_key(unit)),
+                record or self._whole(unit),
                 unit.source,
                 tuple(str(part.file) for part in unit.parts),
             )

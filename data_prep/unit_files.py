@@ -382,5 +382,5 @@ def _damaged(path: Path, found: object, needed: object) -> ShardError:
         found="no such file" if found is None else str(found),
         needed=str(needed),
         where=str(path),
-        hint=f"delete the unit's record ({path.parent}) and build again",
+        hint=f"build again; if that does not help, delete {path.parent}",
     )

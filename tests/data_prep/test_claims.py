@@ -33,7 +33,7 @@ def tasks_of(folder: Path, count: int) -> list[Task]:
             temporary.write_text(str(number))
             os.replace(temporary, result)
 
-        return Task(f"task-{number}", number % 3, result.exists, run)
+        return Task(f"task-{number}", number % 3, result, run)
 
     return [task(number) for number in range(count)]
 
@@ -85,6 +85,19 @@ def test_what_is_done_is_not_done_again(folder: Path) -> None:
     assert sorted(number for number, _ in log_of(folder)) == list(range(12))
 
 
+def test_what_is_done_is_found_by_a_look_at_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of processes that ask for every file by itself would be too much for a file server."""
+    tasks = tasks_of(folder, 500)
+    for task in tasks:
+        task.made.touch()
+    listed: list[object] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
+    monkeypatch.setattr(Path, "exists", lambda path: pytest.fail(f"asked for {path}"))
+    do_together(tasks, Claims(folder / "claims"))
+    assert len(listed) == 1
+
+
 def test_the_task_of_a_process_that_died_is_taken_over(folder: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=hang, args=(folder, 3))
     process.start()
@@ -111,7 +124,7 @@ def test_a_failed_task_frees_its_claim(folder: Path) -> None:
         raise ValueError("of the task")
 
     with pytest.raises(ValueError, match="of the task"):
-        do_together([Task("one", 1, lambda: False, fail)], Claims(folder / "claims"))
+        do_together([Task("one", 1, folder / "never", fail)], Claims(folder / "claims"))
     assert list((folder / "claims").iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from data_prep.recipe import PrepRecipe
 from data_prep.units import plan_units
 from mlc.config import read_recipe
 from mlc.data.manifest import Manifest
-from mlc.errors import DataError, MlcError
+from mlc.errors import DataError, MlcError, ShardError
 
 SETTINGS = (
     "build.unit_bytes=700",
@@ -153,3 +153,20 @@ def test_the_failure_of_one_ends_the_others(corpus: Path) -> None:
     with pytest.raises(MlcError, match=r"pairs/en-de has no usable record|records of pairs/en-de") as error:
         build(corpus / "prep.toml", ["build.unit_bytes=700"], workers=2)
     assert "another process" not in str(error.value)
+
+
+def test_a_unit_whose_files_were_damaged_is_done_again(larger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("build.max_rejected_fraction=0.05", *SETTINGS)
+    whole = build_in(larger, "whole", *overrides)
+
+    def fail(*arguments: object) -> None:
+        raise MlcError("on purpose")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("data_prep.stages.join_shard", fail)
+        with pytest.raises(MlcError, match="on purpose"):
+            build_in(larger, "out", *overrides)
+    next((larger / "out/.work/units").glob("*.bin")).unlink()
+    with pytest.raises(ShardError, match="missing or damaged"):
+        build_in(larger, "out", *overrides)
+    assert build_in(larger, "out", *overrides).sha256 == whole.sha256
