@@ -220,7 +220,8 @@ def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool, is_arr
     shutil.rmtree(output / WORK_FOLDER / BOARD, ignore_errors=True)
     if not is_array:  # whoever held them has been stopped; if not, some work is done twice
         shutil.rmtree(output / WORK_FOLDER / CLAIMS, ignore_errors=True)
-    for folder in (output, *(output / name for name in (f"{WORK_FOLDER}/units", *_SHARD_FOLDERS))):
+    written_to = (f"{WORK_FOLDER}/units", f"{WORK_FOLDER}/cleaned", *_SHARD_FOLDERS)
+    for folder in (output, *(output / name for name in written_to)):
         for left_over in () if is_array else folder.glob("*.tmp"):  # of a build that was killed
             left_over.unlink(missing_ok=True)
     return None

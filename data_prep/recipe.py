@@ -34,6 +34,8 @@ class BuildSection(Section):
     """Chooses the tokenizer's training sample."""
     max_rejected_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.01
     """The build stops when more than this share of a shard's records could not be read."""
+    keep_cleaned: bool = True
+    """Documents are cleaned once and kept on disk until they are encoded, where several stages need them."""
     unit_bytes: Annotated[int, pydantic.Field(ge=1)] = 32 << 20
     """Of source files on disk in one piece of work, about."""
 
@@ -58,7 +60,7 @@ class TokenizerSection(Section):
     model_type: Literal["bpe", "unigram"] = "bpe"
     vocab_size: Annotated[int, pydantic.Field(ge=0, le=LARGEST_VOCABULARY)] = 0
     """Ids of a new model: special tokens, 256 byte pieces, the rest learned."""
-    character_coverage: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.9995
+    character_coverage: Annotated[float, pydantic.Field(ge=0.98, le=1)] = 0.9995
     """Share of the sample's characters that get a piece of their own; the others are spelled in bytes."""
     language_exponent: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
     """Languages share the training sample in proportion to (their bytes) ** language_exponent."""
@@ -251,9 +253,10 @@ class PrepRecipe(Section):
 
     @property
     def bytes_digest(self) -> str:
-        """sha256 of what decides about the shards' bytes: not of where they go, nor of when the build gives up."""
+        """sha256 of what decides about the shards' bytes: not of where they go, nor of how the build is done."""
         table = json.loads(self.model_dump_json())
-        del table["build"]["output"], table["build"]["max_rejected_fraction"]
+        for key in ("output", "max_rejected_fraction", "keep_cleaned"):
+            del table["build"][key]
         return digest(table)
 
 

@@ -7,16 +7,11 @@ Out: `.work/sorted/<key>/<language>`: the range's records in this language, in t
 What could not be read, and records of languages that the table does not list (`UNLISTED`), go with the first language
 of the table. The key is a digest of the file's state, the range and how it is read, so a build that was interrupted
 finds what it has sorted, and any process sorts a range to the same bytes.
-
-A spill is a row of blocks: their compressed bytes (u64), then one zstd frame with a checksum, which holds: numbers of
-entries E and of strings S (u32 each), and arrays: line of each entry (i64 [E]), its group (i64 [E]), how many strings
-it has (u8 [E]; 3: a `Rejected`, else a `Record`), bytes of each string (u32 [S]); then the strings in UTF-8.
 """
 
 from __future__ import annotations
 
 import json
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,29 +19,23 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import xxhash
-import zstandard
 
 from data_prep.claims import Task
-from data_prep.hashed_file import FileSet, HashedFile
+from data_prep.hashed_file import FileSet
 from data_prep.plan import Source
 from data_prep.project import Project
 from data_prep.readers.read import RangeReader, read_range
 from data_prep.readers.record import KEPT_CHARACTERS, Record, Rejected, rejected
+from data_prep.spills import Entry, SpillWriter, damaged_spill, read_spill
 from data_prep.units import Part, Unit
 from data_prep.work import TRIED_RECORDS, UNLISTED, RecordReader, hopeless
 from mlc.config import digest
-from mlc.errors import ShardError
+from mlc.data.manifest import NO_GROUP
 from mlc.files import write_atomically
 
 DONE = "done.json"
 _FOLDER = "sorted"
-_BLOCK_BYTES = 1 << 18
-_LEVEL = 1
-_HEADER = struct.Struct("<II")
-_SIZE = struct.Struct("<Q")
-_REJECTED_STRINGS = 3
 
 
 def sort_tasks(project: Project, on_bytes: Callable[[int], None]) -> list[Task]:
@@ -102,11 +91,11 @@ def sort_part(part: Part, source: Source, folder: Path, on_bytes: Callable[[int]
     reader = read_part(part, source, on_bytes)
     records: Counter[str] = Counter()
     with FileSet() as files:
-        spills: dict[str, _Spill] = {}
+        spills: dict[str, SpillWriter] = {}
         for language, record in _placed(reader, part, source):
             if language not in spills:
-                spills[language] = _Spill(files.open(folder / language, xxhash.xxh3_64))
-            spills[language].add(record)
+                spills[language] = SpillWriter(files.open(folder / language, xxhash.xxh3_64))
+            spills[language].add(_entry_of(record))
             records[language] += 1
         for spill in spills.values():
             spill.flush()
@@ -162,93 +151,23 @@ class SpillReader:
                 self.lines += int(done["lines"])
                 self.elsewhere += sum(done["records"].values()) - records if done["first"] == language else 0
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise _damaged(folder / DONE, str(error)) from None
+                raise damaged_spill(folder / DONE, str(error)) from None
 
     def __iter__(self) -> Iterator[Record | Rejected]:
         for path, lines_before, records in self._spills:
-            count = 0
-            for block in _blocks(path) if records else ():
-                for record in _records(block, self._language, lines_before):
-                    count += 1
-                    yield record
-            if count != records:
-                raise _damaged(path, f"{count} records, not {records}")
+            for entry in read_spill(path, records):
+                line = lines_before + entry.place
+                if entry.is_set_aside:
+                    yield Rejected(line, *entry.strings)
+                else:
+                    yield Record(tuple(entry.strings), entry.group, line, self._language)
         self._on_end()
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    decompressor = zstandard.ZstdDecompressor()
-    try:
-        with path.open("rb") as file:
-            while size := file.read(_SIZE.size):
-                yield decompressor.decompress(file.read(*_SIZE.unpack(size)))
-    except (OSError, struct.error, zstandard.ZstdError) as error:
-        raise _damaged(path, str(error)) from None
-
-
-class _Spill:
-    """Entries of one language, written block by block."""
-
-    def __init__(self, file: HashedFile) -> None:
-        self._file, self._compressor = file, zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._lines: list[int] = []
-        self._groups: list[int] = []
-        self._counts: list[int] = []
-        self._strings: list[bytes] = []
-        self._bytes = 0
-
-    def add(self, entry: Record | Rejected) -> None:
-        if isinstance(entry, Record):
-            group, texts = entry.group, entry.texts
-        else:
-            group, texts = 0, (entry.reason, entry.detail, entry.beginning)
-        strings = [text.encode("utf-8", "surrogatepass") for text in texts]
-        self._lines.append(entry.line)
-        self._groups.append(group)
-        self._counts.append(len(strings))
-        self._strings += strings
-        self._bytes += sum(map(len, strings))
-        if self._bytes >= _BLOCK_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what has been added so far."""
-        if not self._lines:
-            return
-        block = (
-            _HEADER.pack(len(self._lines), len(self._strings)),
-            np.array(self._lines, "<i8").tobytes(),
-            np.array(self._groups, "<i8").tobytes(),
-            bytes(self._counts),
-            np.array([len(string) for string in self._strings], "<u4").tobytes(),
-            *self._strings,
-        )
-        frame = self._compressor.compress(b"".join(block))
-        self._file.write(_SIZE.pack(len(frame)))
-        self._file.write(frame)
-        self._begin()
-
-
-def _records(block: bytes, language: str, lines_before: int) -> Iterator[Record | Rejected]:
-    entries, strings = _HEADER.unpack_from(block)
-    lines = np.frombuffer(block, "<i8", entries, _HEADER.size).tolist()
-    groups = np.frombuffer(block, "<i8", entries, _HEADER.size + 8 * entries).tolist()
-    counts = block[_HEADER.size + 16 * entries : _HEADER.size + 17 * entries]
-    sizes = np.frombuffer(block, "<u4", strings, _HEADER.size + 17 * entries).tolist()
-    end, place = _HEADER.size + 17 * entries + 4 * strings, 0
-    for line, group, count in zip(lines, groups, counts, strict=True):
-        texts = []
-        for size in sizes[place : place + count]:
-            start, end = end, end + size
-            texts.append(block[start:end].decode("utf-8", "surrogatepass"))
-        place, line_of_part = place + count, lines_before + line
-        if count == _REJECTED_STRINGS:
-            yield Rejected(line_of_part, *texts)
-        else:
-            yield Record(tuple(texts), group, line_of_part, language)
+def _entry_of(record: Record | Rejected) -> Entry:
+    if isinstance(record, Record):
+        return Entry(record.line, record.group, record.texts)
+    return Entry(record.line, NO_GROUP, (record.reason, record.detail, record.beginning))
 
 
 def _shared_parts(part: Part) -> Iterator[Part]:
@@ -258,12 +177,3 @@ def _shared_parts(part: Part) -> Iterator[Part]:
 
 def _spill_folder(work: Path, unit: Unit, part: Part) -> Path:
     return work / _FOLDER / digest([unit.reading, part.identity()])[:32]
-
-
-def _damaged(path: Path, found: str) -> ShardError:
-    return ShardError(
-        "a file that this build has sorted is missing or damaged",
-        found=found,
-        where=str(path),
-        hint=f"delete {path.parent} and build again",
-    )

@@ -29,6 +29,7 @@ import pydantic
 
 from data_prep.board import Board
 from data_prep.claims import Task
+from data_prep.cleaned import CleanedReader, is_kept, keep, remove
 from data_prep.cleaning.document import Step
 from data_prep.cleaning.steps import build_steps, index_evaluation_sets
 from data_prep.duplicate_stages import DONE, DuplicateStages
@@ -45,8 +46,8 @@ from data_prep.set_aside import UnusableSoFar, check_shard
 from data_prep.sorting import record_readers, sort_tasks
 from data_prep.token_counts import TokenCounts
 from data_prep.unit_files import UnitRecord, UnitWriter, record_name
-from data_prep.units import Unit
-from data_prep.work import SideEncoder, UnitReader, encode_unit
+from data_prep.units import Unit, check_unchanged
+from data_prep.work import ChunkReader, SideEncoder, UnitReader, encode_unit
 from mlc.config import digest
 from mlc.data.manifest import TOKENIZER_NAMES, ShardEntry
 from mlc.errors import DataError, ShardError
@@ -178,8 +179,21 @@ class Stages:
     def _unit_task(self, unit: Unit, made: Path, work: Callable[[Unit, Path], None]) -> Task:
         return Task(made.name, unit.bytes, made, partial(work, unit, made))
 
-    def _reader(self, unit: Unit) -> UnitReader:
+    @cached_property
+    def _keeps_cleaned(self) -> bool:
+        """Whether documents are cleaned once for several stages."""
+        recipe = self._recipe
+        reads_again = not recipe.tokenizer.path or recipe.duplicates.exact or recipe.duplicates.near
+        return recipe.build.keep_cleaned and bool(self._steps) and reads_again
+
+    def _cleaned_file(self, unit: Unit) -> Path:
+        return self._work / "cleaned" / unit.key(self._project.text_digest)
+
+    def _reader(self, unit: Unit) -> ChunkReader:
         plan, on_bytes = self._plans[unit.shard], partial(_count_bytes, self._board)
+        if self._keeps_cleaned and is_kept(self._cleaned_file(unit)):
+            check_unchanged([unit])
+            return CleanedReader(self._cleaned_file(unit), plan.languages, partial(on_bytes, unit.bytes))
         source = plan.sources[unit.source]
         read = record_readers(self._work, unit, source, plan.languages[0], on_bytes)
         return UnitReader(unit, source, plan.languages, self._recipe.normalise, self._steps, read)
@@ -210,13 +224,14 @@ class Stages:
             yield tuple(split_sequences(text, split) for text in texts)
 
     def _texts(self, unit: Unit) -> Iterator[tuple[str, ...]]:
-        reader = self._reader(unit)
-        for chunk in reader:
+        reader, path = self._reader(unit), self._cleaned_file(unit)
+        is_new = self._keeps_cleaned and not isinstance(reader, CleanedReader)
+        for chunk in keep(reader, path) if is_new else reader:
             for kept in chunk.kept:
                 yield kept.document.texts
         self._note_unusable(unit, reader)
 
-    def _note_unusable(self, unit: Unit, reader: UnitReader) -> None:
+    def _note_unusable(self, unit: Unit, reader: ChunkReader) -> None:
         if self._plans[unit.shard].sources[unit.source].max_documents is not None:
             return  # what lies behind the last document that is taken does not count
         self._unusable.note(unit.shard, unit.bytes, reader.records, reader.unusable, reader.example)
@@ -267,6 +282,7 @@ class Stages:
                 partial(_count_done, self._board),
             )
         self._note_unusable(unit, reader)
+        remove(self._cleaned_file(unit))
 
     def _needed(self, plan: ShardPlan) -> Iterator[tuple[Unit, UnitRecord | None]]:
         """The units of a shard that reach its `max_documents`, and their records; None: not finished yet.

@@ -355,6 +355,11 @@ def place_of(part: int, line: int) -> int:
     return part << _LINE_BITS | line
 
 
+def split_place(place: int) -> tuple[int, int]:
+    """Part and line of `place_of`."""
+    return place >> _LINE_BITS, place & ((1 << _LINE_BITS) - 1)
+
+
 def record_name(name: str) -> str:
     """File name of a unit's record."""
     return f"{name}.json"

@@ -93,6 +93,24 @@ class Chunk:
     dropped: list[tuple[int, Rejected]] = field(default_factory=list)
 
 
+class ChunkReader(Protocol):
+    """The documents of a unit as its recipe wants them; to be gone through once.
+
+    Attributes:
+        lines: of each part, once it has been gone through.
+        records: read so far.
+        unusable: {reason: of these, set aside because they could not be read or normalised}.
+        example: the first of them.
+    """
+
+    lines: list[int]
+    records: int
+    unusable: Counter[str]
+    example: Example | None
+
+    def __iter__(self) -> Iterator[Chunk]: ...
+
+
 class UnitReader:
     """Reads a unit and cleans its documents; to be gone through once.
 
@@ -104,11 +122,7 @@ class UnitReader:
         steps: of cleaning.
         read: what reads a part of it.
 
-    Attributes:
-        lines: of each part, once it has been gone through.
-        records: read so far.
-        unusable: {reason: of these, set aside because they could not be read or normalised}.
-        example: the first of them.
+    Attributes: see `ChunkReader`.
     """
 
     def __init__(
@@ -204,7 +218,7 @@ class UnitReader:
 
 
 def encode_unit(
-    reader: UnitReader,
+    reader: ChunkReader,
     writer: UnitWriter,
     sides: SideEncoder,
     drops: Mapping[int, str],

@@ -44,6 +44,7 @@ def pairs(paths: str, more: str) -> str:
         (documents('["x"]').replace("vocab_size = 300", ""), "exactly one of path"),
         (documents('["x"]').replace("vocab_size", 'path = "x"\nvocab_size'), "exactly one of path"),
         (documents('["x"]').replace("300", "299"), "must be >= 300"),
+        (documents('["x"]').replace("300", "300\ncharacter_coverage = 0.9"), "character_coverage = 0.9"),
         (documents('["x"]').replace("300", '"300"'), "vocab_size = '300'"),
         (pairs('["x"]', ""), "needs either languages"),
         (pairs('["x"]', 'first = "en"'), "needs either languages"),

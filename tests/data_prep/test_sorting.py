@@ -197,7 +197,7 @@ LINE = st.one_of(
 @given(lines=st.lists(LINE, max_size=30), block_bytes=st.sampled_from([1, 50, 1 << 18]))
 def test_records_come_back_as_they_were_read(lines: list[bytes], block_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_prep.sorting._BLOCK_BYTES", block_bytes)
+        patch.setattr("data_prep.spills.BLOCK_BYTES", block_bytes)
         path, folder = Path(name) / "mixed.jsonl", Path(name) / "sorted"
         path.write_bytes(b"\n".join(lines))
         reading = SourceFormat("jsonl", group_fields=("id",), language_field="lang")
@@ -232,7 +232,7 @@ def test_a_spill_that_is_damaged_is_an_error(tmp_path: Path) -> None:
     good = (folder / "de").read_bytes()
     for bad in (b"", good[:3], good[:-1], good[:40] + bytes([good[40] ^ 1]) + good[41:]):
         (folder / "de").write_bytes(bad)
-        with pytest.raises(ShardError, match=r"sorted is missing or damaged(.|\n)*build again"):
+        with pytest.raises(ShardError, match=r"written is missing or damaged(.|\n)*build again"):
             list(SpillReader([folder], "de", lambda: None))
     (folder / DONE).unlink()
     with pytest.raises(ShardError, match="missing or damaged"):
