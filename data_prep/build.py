@@ -85,7 +85,7 @@ def build_shards(
     started = time.monotonic()
     plans = ranks.on_first(_guarded(output, plan_shards, recipe, where))
     state = ranks.on_first(_guarded(output, sources_digest, plans, recipe))
-    finished = ranks.on_first(_guarded(output, _start, recipe, output, state, overwrite, ranks.is_array))
+    finished = ranks.on_first(_guarded(output, _start, recipe, output, state, overwrite, ranks.is_unconnected))
     if finished is not None:
         return BuildResult(finished, built=False)
     units = ranks.on_first(_guarded(output, plan_units, plans, recipe.build.unit_bytes))
@@ -193,11 +193,11 @@ def _guarded(output: Path, work: Callable[P, T], *args: P.args, **kwargs: P.kwar
     return run
 
 
-def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool, is_array: bool) -> Manifest | None:
+def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool, is_unconnected: bool) -> Manifest | None:
     """The finished build in the output folder, if it is the one asked for; otherwise the folder is made ready."""
-    if is_array and overwrite:
+    if is_unconnected and overwrite:
         raise UsageError(
-            "the tasks of a job array cannot replace a build: the last to start would throw away what others have done",
+            "tasks of srun or of an array cannot replace a build: the last to start would throw away what others did",
             hint=f"delete {output}, or build with one process or mpirun",
         )
     if (output / MANIFEST_NAME).exists():
@@ -218,11 +218,11 @@ def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool, is_arr
     (output / MARKER_NAME).touch()
     (output / WORK_FOLDER / FAILED_NAME).unlink(missing_ok=True)
     shutil.rmtree(output / WORK_FOLDER / BOARD, ignore_errors=True)
-    if not is_array:  # whoever held them has been stopped; if not, some work is done twice
+    if not is_unconnected:  # whoever held them has been stopped; if not, some work is done twice
         shutil.rmtree(output / WORK_FOLDER / CLAIMS, ignore_errors=True)
     written_to = (f"{WORK_FOLDER}/units", f"{WORK_FOLDER}/cleaned", *_SHARD_FOLDERS)
     for folder in (output, *(output / name for name in written_to)):
-        for left_over in () if is_array else folder.glob("*.tmp"):  # of a build that was killed
+        for left_over in () if is_unconnected else folder.glob("*.tmp"):  # of a build that was killed
             left_over.unlink(missing_ok=True)
     return None
 

@@ -1,8 +1,11 @@
-"""Who works with us: alone, or under mpirun or srun. The only file of data_prep that reads rank variables.
+"""Who works with us: nobody, ranks of MPI, or processes that only the output folder connects with this one.
 
-In:  the environment a launcher left.
+In:  the environment a launcher left; nothing else of data_prep reads a launcher's variables.
 Out: a `Ranks`: this rank, how many there are, and two ways to work together that cannot leave a rank waiting for one
      that failed: every rank learns of every failure and raises it.
+
+A build needs nothing but the folder (data_prep.claims). So MPI is used where a launcher offers it, and tasks of srun or
+of a job array do without: how many of them there are decides where each begins, and about no byte.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ class Ranks:
     communicator: Any = None
 
     @property
-    def is_array(self) -> bool:
-        """Whether there are others that only the output folder connects with this one: tasks of a job array."""
+    def is_unconnected(self) -> bool:
+        """Whether there are others that only the output folder connects with this one."""
         return self.communicator is None and self.size > 1
 
     def everywhere(self, work: Callable[[], T]) -> list[T]:
@@ -79,12 +82,11 @@ def find_ranks(environ: Mapping[str, str]) -> Ranks:
         environ: `os.environ`, or a test's stand-in.
 
     Raises:
-        UsageError: a launcher started several processes that MPI cannot bring together.
+        UsageError: a launcher of MPI started several processes that MPI cannot bring together.
     """
-    _refuse_separate_builds(environ)
-    found = _launched_size(environ)
+    found = _launched_by_mpi(environ)
     if found is None:
-        return _array_task(environ)
+        return _unconnected(environ)
     launcher, size = found
     if size == 1:
         return Ranks()
@@ -102,44 +104,49 @@ def find_ranks(environ: Mapping[str, str]) -> Ranks:
             "the launcher and MPI disagree about the number of processes",
             found=f"{launcher} started {size}, MPI sees {communicator.size}",
             needed="the mpirun of the MPI that mpi4py was built for, or srun with a matching --mpi",
-            hint="srun --mpi=pmix ...; or the mpirun beside this python; or run without a launcher",
+            hint="the mpirun beside this python, srun --mpi=none, or no launcher at all: the shards are the same",
         )
     if communicator.size == 1:
         return Ranks()
     return Ranks(communicator.rank, communicator.size, communicator)
 
 
-def _array_task(environ: Mapping[str, str]) -> Ranks:
-    """A task of a SLURM job array, which knows the others through the output folder alone; or a process by itself."""
-    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
-    if not all(name in environ for name in names):
-        return Ranks()
-    number, first, count = (_number(environ, name) for name in names)
-    return Ranks(number - first, count)
-
-
-def _refuse_separate_builds(environ: Mapping[str, str]) -> None:
-    """Processes that do not know of one another would each do the whole build, in one folder."""
-    needed = "one process, or several under mpirun or srun --mpi=pmix"
-    name = "WORLD_SIZE"
-    if name in environ and _number(environ, name) > 1 and _launched_size(environ) is None:
-        raise UsageError(
-            "a launcher without MPI cannot share a build", found=f"{name} = {environ[name]}", needed=needed
-        )
-
-
-def _launched_size(environ: Mapping[str, str]) -> tuple[str, int | None] | None:
-    """(launcher, processes or None where it does not say), or None where there is no launcher."""
+def _launched_by_mpi(environ: Mapping[str, str]) -> tuple[str, int | None] | None:
+    """(launcher, processes or None where it does not say), or None where no launcher offers MPI."""
     for name, launcher in (("OMPI_COMM_WORLD_SIZE", "mpirun"), ("PMI_SIZE", "mpiexec")):
         if name in environ:
             return launcher, _number(environ, name)
-    if "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ:
-        # SLURM_NTASKS is the job's number; a step may have another.
-        name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
-        return "srun", _number(environ, name) if name in environ else None
-    if "PMIX_RANK" in environ:
-        return "a PMIx launcher", None
-    return None
+    if "PMIX_RANK" not in environ:
+        return None
+    step = _step(environ)
+    return ("srun", step[1]) if step else ("a PMIx launcher", None)
+
+
+def _unconnected(environ: Mapping[str, str]) -> Ranks:
+    """A task of srun, of a job array, of srun in a job array, or of a launcher such as torchrun; or nobody's."""
+    number, count = _step(environ) or _torchrun(environ) or (0, 1)
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+    if all(name in environ for name in names):
+        task, first, tasks = (_number(environ, name) for name in names)
+        # Numbers of an array may have gaps ("1-9:2"): what is needed is a place, and some may share it.
+        number, count = min(task - first, tasks - 1) * count + number, tasks * count
+    return Ranks(number, count)
+
+
+def _step(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    """Number of this task of srun, and how many there are; None in a batch script, which is no step."""
+    if "SLURM_STEP_ID" not in environ or "SLURM_PROCID" not in environ:
+        return None
+    # SLURM_NTASKS is the job's number; a step may have another.
+    name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
+    return (_number(environ, "SLURM_PROCID"), _number(environ, name)) if name in environ else None
+
+
+def _torchrun(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    names = ("RANK", "WORLD_SIZE")
+    return (
+        (_number(environ, "RANK"), _number(environ, "WORLD_SIZE")) if all(name in environ for name in names) else None
+    )
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

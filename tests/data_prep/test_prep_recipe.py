@@ -134,10 +134,9 @@ def test_alone_without_a_launcher() -> None:
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun started 2, MPI sees 1"),
         ({"PMI_SIZE": "3"}, "mpiexec started 3, MPI sees 1"),
         (
-            {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
-            r"srun started 2, MPI sees 1.*\n.*--mpi=pmix",
+            {"PMIX_RANK": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+            r"srun started 2, MPI sees 1.*\n.*--mpi=none",
         ),
-        ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "2"}, "started 2"),
         ({"PMI_SIZE": "two"}, "PMI_SIZE"),
     ],
 )
@@ -147,16 +146,25 @@ def test_a_launcher_that_mpi_does_not_see_is_an_error(environ: dict[str, str], c
         find_ranks(environ)
 
 
-def test_processes_that_would_each_do_the_whole_build_are_refused() -> None:
-    with pytest.raises(UsageError, match="cannot share a build"):
-        find_ranks({"WORLD_SIZE": "2"})
-    assert find_ranks({"WORLD_SIZE": "1"}) == Ranks()
+STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "2"}
+ARRAY = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_ID": "5"}
 
 
-def test_a_task_of_a_job_array_knows_its_place() -> None:
-    environ = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_ID": "5"}
-    assert find_ranks(environ) == Ranks(2, 4)
-    assert find_ranks({"SLURM_ARRAY_TASK_COUNT": "4"}) == Ranks()
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (ARRAY, Ranks(2, 4)),
+        (ARRAY | {"SLURM_ARRAY_TASK_ID": "9"}, Ranks(3, 4)),  # --array=3-9:2
+        ({"SLURM_ARRAY_TASK_COUNT": "4"}, Ranks()),
+        (STEP, Ranks(1, 2)),
+        (STEP | ARRAY, Ranks(5, 8)),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, Ranks(3, 4)),
+        ({"WORLD_SIZE": "2"}, Ranks()),
+    ],
+)
+def test_tasks_without_mpi_know_their_place(environ: dict[str, str], expected: Ranks) -> None:
+    assert find_ranks(environ) == expected
+    assert expected.is_unconnected == (expected.size > 1)
 
 
 class TwoRanks:
