@@ -82,24 +82,24 @@ def test_workers_and_job_arrays_write_the_bytes_of_one_process(larger: Path) -> 
     done = subprocess.run([*arguments(larger, "pool"), "--workers", "3"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert hashes(larger / "pool") == hashes(larger / "alone")
-    tasks = [
-        subprocess.Popen(
-            arguments(larger, "array"),
-            env={
-                **os.environ,
-                "SLURM_ARRAY_TASK_COUNT": "3",
-                "SLURM_ARRAY_TASK_MIN": "0",
-                "SLURM_ARRAY_TASK_ID": str(number),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in range(3)
-    ]
-    outputs = [task.communicate(timeout=120)[0] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0, 0], outputs
-    assert hashes(larger / "array") == hashes(larger / "alone")
+    ways = {
+        "array": ({"SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "0"}, "SLURM_ARRAY_TASK_ID"),
+        "srun": ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}, "SLURM_PROCID"),
+    }
+    for way, (environ, number_name) in ways.items():
+        tasks = [
+            subprocess.Popen(
+                arguments(larger, way),
+                env={**os.environ, **environ, number_name: str(number)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for number in range(3)
+        ]
+        outputs = [task.communicate(timeout=120)[0] for task in tasks]
+        assert [task.returncode for task in tasks] == [0, 0, 0], outputs
+        assert hashes(larger / way) == hashes(larger / "alone")
 
 
 @pytest.mark.slow
