@@ -217,9 +217,9 @@ def _start(recipe: PrepRecipe, output: Path, state: str, overwrite: bool, is_unc
     output.mkdir(parents=True, exist_ok=True)
     (output / MARKER_NAME).touch()
     (output / WORK_FOLDER / FAILED_NAME).unlink(missing_ok=True)
-    shutil.rmtree(output / WORK_FOLDER / BOARD, ignore_errors=True)
-    if not is_unconnected:  # whoever held them has been stopped; if not, some work is done twice
-        shutil.rmtree(output / WORK_FOLDER / CLAIMS, ignore_errors=True)
+    if not is_unconnected:  # whoever wrote there has been stopped; if not, some work is done twice
+        for name in (BOARD, CLAIMS):
+            shutil.rmtree(output / WORK_FOLDER / name, ignore_errors=True)
     written_to = (f"{WORK_FOLDER}/units", f"{WORK_FOLDER}/cleaned", *_SHARD_FOLDERS)
     for folder in (output, *(output / name for name in written_to)):
         for left_over in () if is_unconnected else folder.glob("*.tmp"):  # of a build that was killed

@@ -143,10 +143,9 @@ def _step(environ: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def _torchrun(environ: Mapping[str, str]) -> tuple[int, int] | None:
-    names = ("RANK", "WORLD_SIZE")
-    return (
-        (_number(environ, "RANK"), _number(environ, "WORLD_SIZE")) if all(name in environ for name in names) else None
-    )
+    if "RANK" not in environ or "WORLD_SIZE" not in environ:
+        return None
+    return _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

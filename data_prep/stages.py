@@ -142,8 +142,8 @@ class Stages:
         """{language: how well the tokenizer fits it}, over all units that the shards were made of."""
         counts: dict[str, TokenCounts] = {}
         for plan in self._project.plans:
-            for _, record in self._needed(plan):
-                sides = record.token_counts if record else ()
+            for unit, record in self._needed(plan):
+                sides = (record or self._whole(unit)).token_counts
                 for language, found in zip(plan.languages, sides, strict=True):
                     counts[language] = counts.get(language, TokenCounts()) + found
         return dict(sorted(counts.items()))
