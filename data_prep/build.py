@@ -55,6 +55,10 @@ class AnotherFailedError(MlcError):
     """Another process has failed; its own error says why."""
 
 
+class FinishedElsewhereError(MlcError):
+    """Processes that only the folder connects have finished the build while this one was still at work."""
+
+
 @dataclass(frozen=True)
 class BuildResult:
     """What a build came to; `built` is false where a finished build was found up to date."""
@@ -128,8 +132,10 @@ def work_on(project: Project, number: int = 0, processes: int = 1) -> None:
             board.note()
             tasks = Stages(project, board).tasks(stage)
             first = len(tasks) * number // processes
-            do_together(tasks, claims, first=first, look=partial(_look_for_failure, failed))
+            do_together(tasks, claims, first=first, look=partial(_look_around, failed, project.output / MANIFEST_NAME))
             board.note()
+    except FinishedElsewhereError:
+        raise
     except Exception as error:
         if not failed.exists():
             with suppress(OSError):  # where the build has been finished by another process, there is no such folder
@@ -137,7 +143,9 @@ def work_on(project: Project, number: int = 0, processes: int = 1) -> None:
         raise
 
 
-def _look_for_failure(failed: Path) -> None:
+def _look_around(failed: Path, manifest: Path) -> None:
+    if manifest.exists():
+        raise FinishedElsewhereError("another process has finished this build", where=str(manifest))
     if failed.exists():
         raise AnotherFailedError("another process of this build has failed", found=_failure(failed))
 

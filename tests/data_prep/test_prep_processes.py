@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_corpus import build_in, text
 
+import data_prep.build
 from data_prep.command import build
 from data_prep.plan import plan_shards
 from data_prep.recipe import PrepRecipe
@@ -170,3 +172,21 @@ def test_a_unit_whose_files_were_damaged_is_done_again(larger: Path, monkeypatch
     with pytest.raises(ShardError, match="missing or damaged"):
         build_in(larger, "out", *overrides)
     assert build_in(larger, "out", *overrides).sha256 == whole.sha256
+
+
+def test_a_late_process_does_not_build_again(larger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has seen no manifest, then the others finish and clear their work away, then it looks for something to do."""
+    overrides = ("build.max_rejected_fraction=0.05", *SETTINGS)
+    plan, encoded = data_prep.build.plan_units, []
+
+    def meanwhile(*arguments: Any) -> Any:
+        monkeypatch.setattr("data_prep.build.plan_units", plan)
+        build_in(larger, "out", *overrides)
+        monkeypatch.setattr("data_prep.stages.encode_unit", encoded.append)
+        return plan(*arguments)
+
+    monkeypatch.setattr("data_prep.build.plan_units", meanwhile)
+    late = build_in(larger, "out", *overrides)
+    assert late.sha256 == Manifest.read(larger / "out").sha256
+    assert encoded == []
+    assert not (larger / "out/.work").exists()
