@@ -20,18 +20,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import tokenizer_speed
 import zstandard
+from prep_runs import build_command, languages_of, link_corpus, text_bytes, timed, toml_list
 
 from data_prep.encoding.merge_list import merge_list_json
 
@@ -107,6 +105,7 @@ largest_characters = 1_000_000
 exact = true
 near = true
 """
+OFFLINE = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 NO_CLEANING = """
 [normalise]
 nfc = false
@@ -150,13 +149,9 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self._options, self._folder = options, folder
-        files = sorted(options.corpus.glob("*.jsonl.zst"))
-        if not files:
-            raise SystemExit(f"no .jsonl.zst in {options.corpus}")
-        self._languages = [path.name.removesuffix(".jsonl.zst") for path in files]
-        for copy in range(options.copies):
-            for path in files:
-                (folder / f"{path.name.removesuffix('.jsonl.zst')}.{copy}.jsonl.zst").symlink_to(path.resolve())
+        self._languages = languages_of(options.corpus)
+        files = [options.corpus / f"{language}.jsonl.zst" for language in self._languages]
+        link_corpus(options.corpus, folder, self._languages, options.copies)
         self._beginning = folder / "beginning"
         self._beginning.mkdir()
         self._others_megabytes = write_beginning(files, self._beginning, options.others_megabytes)
@@ -167,20 +162,17 @@ class Bench:
         self._megabytes_read = sum(map(text_megabytes, files))
 
     def build(self, *arguments: str) -> float:
-        output = self._folder / "out"
-        recipe = self._folder / "prep.toml"
-        languages = ", ".join(f'"{language}"' for language in self._languages)
+        output, recipe = self._folder / "out", self._folder / "prep.toml"
         recipe.write_text(
-            f'[build]\noutput = "{output}"\n[tokenizer]\npath = "{self._options.tokenizer.resolve()}"\n'
+            f'[build]\noutput = "unset"\n[tokenizer]\npath = "{self._options.tokenizer.resolve()}"\n'
             f"{CLEANING if self._options.cleaning else NO_CLEANING}"
-            f'[[documents]]\nlanguages = [{languages}]\npaths = ["{self._folder}/{{language}}.*.jsonl.zst"]\n',
+            f"[[documents]]\nlanguages = {toml_list(self._languages)}\n"
+            f"paths = {toml_list([self._folder / '{language}.*.jsonl.zst'])}\n",
             encoding="utf-8",
         )
-        seconds = timed([sys.executable, "-m", "mlc", "prep", "build", str(recipe), *arguments])
-        entries = json.loads((output / "manifest.json").read_text(encoding="utf-8"))["shards"]
-        held = sum(entry["text_bytes"] for entry in entries) / 1e6
+        seconds = timed(build_command(recipe, output, *arguments))
         # Of what the build has read: what it has dropped is not in the shards, but was work all the same.
-        self.text_megabytes = self._megabytes_read if self._options.cleaning else held
+        self.text_megabytes = self._megabytes_read if self._options.cleaning else text_bytes(output) / 1e6
         shutil.rmtree(output)
         return self.text_megabytes / seconds
 
@@ -197,7 +189,8 @@ class Bench:
 
     def _other(self, command: list[str]) -> float:
         with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
-            return self._others_megabytes / timed([*command, str(self._folder / "tokenizer.json"), scratch])
+            seconds = timed([*command, str(self._folder / "tokenizer.json"), scratch], OFFLINE)
+            return self._others_megabytes / seconds
 
 
 def write_beginning(files: list[Path], folder: Path, megabytes: float) -> float:
@@ -220,17 +213,6 @@ def text_megabytes(path: Path) -> float:
     """MB of UTF-8 text in a file."""
     with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
         return sum(len(json.loads(line)["text"].encode()) for line in stream.read().splitlines()) / 1e6
-
-
-def timed(command: list[str]) -> float:
-    """Seconds of a whole command."""
-    environ = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    started = time.perf_counter()
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise SystemExit(f"{command[:4]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return seconds
 
 
 def report(found: dict[str, list[float]], text_megabytes: float) -> None:
