@@ -45,7 +45,7 @@ def saver_of(
         recipe="",
         model_info=dict.fromkeys(REQUIRED_INFO),
         backbone_config=engine.module.backbone_config,
-        tokenizer=tokenizer,
+        tokenizer={tokenizer.name: tokenizer},
     )
     return CheckpointSaver(
         run_folder,
