@@ -30,7 +30,15 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return write_small_shards(tmp_path_factory.mktemp("shards"))
 
 
-@pytest.fixture(scope="module", params=ALL_SIZES, ids=lambda world_size: f"ranks{world_size}")
+QUICK_SIZES = (1, 2)
+"""The others take minutes on two cores."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[size if size in QUICK_SIZES else pytest.param(size, marks=pytest.mark.slow) for size in ALL_SIZES],
+    ids=lambda world_size: f"ranks{world_size}",
+)
 def found(request: pytest.FixtureRequest, manifest: Manifest) -> tuple[int, list[dict[tuple[str, int], Step]]]:
     """One start of the processes for all cases."""
     cases = [case for case in CASES if request.param in case.world_sizes]

@@ -53,6 +53,7 @@ def unbroken(workspace: Path) -> Path:
     return run_folder
 
 
+@pytest.mark.slow
 def test_four_launchers_give_bit_identical_runs(workspace: Path, unbroken: Path) -> None:
     port = str(free_port())
     starts: dict[str, Sequence[str | Path]] = {
@@ -150,6 +151,7 @@ def test_killed_in_the_middle_and_damaged_is_bit_identical(workspace: Path, unbr
     _assert_same_end(run_folder, unbroken)
 
 
+@pytest.mark.slow
 def test_a_changed_run_is_refused(workspace: Path, unbroken: Path) -> None:
     cases = {
         "optimizer.learning_rate=1.0": """--set 'run.allow_changes=["optimizer.learning_rate"]'""",
