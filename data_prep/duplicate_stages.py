@@ -36,11 +36,10 @@ class DuplicateStages:
     def __init__(self, project: Project, texts_of: Callable[[Unit], Iterator[tuple[str, ...]]]) -> None:
         self._project, self._texts_of = project, texts_of
         self._section, self._work = project.recipe.duplicates, project.work
-        self._is_on = self._section.exact or self._section.near
 
     def fingerprints(self) -> list[Task]:
         """Fingerprints of every unit."""
-        units = self._project.all_units if self._is_on else ()
+        units = self._project.all_units if self._section.is_on else ()
         return [
             Task(path.name, unit.bytes, path, partial(self._fingerprint, unit, path))
             for unit in units
@@ -88,7 +87,7 @@ class DuplicateStages:
     @cached_property
     def _scopes(self) -> dict[str, tuple[Unit, ...]]:
         """Units whose documents are compared with one another, by a name for them."""
-        if not self._is_on:
+        if not self._section.is_on:
             return {}
         if self._section.within == "corpus":
             return {WHOLE_CORPUS: self._project.all_units}

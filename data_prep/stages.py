@@ -183,7 +183,7 @@ class Stages:
     def _keeps_cleaned(self) -> bool:
         """Whether documents are cleaned once for several stages."""
         recipe = self._recipe
-        reads_again = not recipe.tokenizer.path or recipe.duplicates.exact or recipe.duplicates.near
+        reads_again = not recipe.tokenizer.path or recipe.duplicates.is_on
         return recipe.build.keep_cleaned and bool(self._steps) and reads_again
 
     def _cleaned_file(self, unit: Unit) -> Path:

@@ -61,7 +61,7 @@ def report_table(counts: Mapping[str, TokenCounts]) -> Table:
             f"{found.tokens:,}",
             f"{found.tokens_per_byte:.3f}",
             per_word,
-            f"{found.unknown_tokens / max(1, found.tokens):.2%}",
-            f"{found.byte_tokens / max(1, found.tokens):.2%}",
+            f"{found.unknown_share:.2%}",
+            f"{found.byte_share:.2%}",
         )
     return table

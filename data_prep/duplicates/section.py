@@ -52,6 +52,11 @@ class DuplicatesSection(Section):
         return self
 
     @property
+    def is_on(self) -> bool:
+        """Whether duplicates are looked for at all."""
+        return self.exact or self.near
+
+    @property
     def bins(self) -> int:
         """Positions of the sketch that bands are cut from."""
         return self.bands * self.rows
