@@ -5,7 +5,7 @@
 
 Two sets are made (near_duplicates_planted.py): one of copies with Jaccard similarity of 0.8 and more, and a harder one
 with similarities spread evenly over 0.3 to 1. Each goes through `mlc prep build` with [duplicates] near = true in one
-process and in four (`mpirun -n 4` where there is one, else `--workers 4`), and without [duplicates] for its time.
+process and in four (`mpirun -n 4`), and without [duplicates] for its time.
 What went is read from rejected/, what stayed from the shards' group numbers, and the two must agree.
 
 datatrove's MinHash pipeline, all four stages with its default settings and its own word splitter for each language,
@@ -16,15 +16,9 @@ environment needs datatrove, xxhash < 4, spacy, orjson; jieba for "zh" and pytha
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from near_duplicates_planted import UNRELATED, Amounts, Planted, write_set
+from prep_runs import SUFFIX, Built, build_command, mpirun, timed, toml_list
 
 from data_prep.encoding.training import ModelSettings, train_model
 from mlc.data.manifest import group_number
@@ -62,6 +57,8 @@ for language in sys.argv[3:]:
         LocalPipelineExecutor(pipeline=pipeline, tasks=tasks, workers=1, logging_dir=at + "/logs" + str(number)).run()
 """
 
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
 Gone = set[tuple[str, int]]
 """(language, line) of documents that went."""
 
@@ -80,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.small:
         options.families, options.unrelated, options.vocabulary = 12, 20, 1000
-    languages = options.languages or [name for name in LANGUAGES if (options.corpus / f"{name}.jsonl.zst").exists()]
+    languages = options.languages or [name for name in LANGUAGES if (options.corpus / f"{name}{SUFFIX}").exists()]
     if not languages:
-        raise SystemExit(f"no <language>.jsonl.zst in {options.corpus}")
+        raise SystemExit(f"no <language>{SUFFIX} in {options.corpus}")
     amounts = {
         "planted": Amounts(options.families, options.unrelated, most_copies=2, lowest=0.8, highest=1.0),
         "harder": Amounts(options.families, options.unrelated, most_copies=1, lowest=0.3, highest=1.0),
@@ -128,8 +125,9 @@ class Bench:
         plain_seconds = self._build("without", near=False)
         seconds = self._build("one", near=True)
         self._build("four", near=True, four=True)
-        if _hashes(self._folder / "one") != _hashes(self._folder / "four"):
-            raise SystemExit("the shards of 1 and of 4 processes differ")
+        difference = Built.of(self._folder / "one").difference(Built.of(self._folder / "four"))
+        if difference:
+            raise SystemExit(f"the builds of 1 and of 4 processes differ: {difference}")
         gone = self._gone(self._folder / "one")
         speeds = {
             "near-duplicates alone": self.megabytes / max(1e-9, seconds - plain_seconds),
@@ -142,20 +140,13 @@ class Bench:
 
     def _build(self, output: str, near: bool, four: bool = False) -> float:
         recipe = self._folder / f"{output}.toml"
-        languages = ", ".join(f'"{language}"' for language in self._languages)
         recipe.write_text(
-            f'[build]\noutput = "{self._folder / output}"\nunit_bytes = 500_000\n'
-            f'[tokenizer]\npath = "{self._folder / "tokenizer.model"}"\n[duplicates]\nnear = {str(near).lower()}\n'
-            f'[[documents]]\nlanguages = [{languages}]\npaths = ["{self._folder}/{{language}}.jsonl"]\n',
+            f'[build]\nunit_bytes = 500_000\n[tokenizer]\npath = "{self._folder / "tokenizer.model"}"\n'
+            f"[duplicates]\nnear = {str(near).lower()}\n[[documents]]\nlanguages = {toml_list(self._languages)}\n"
+            f'paths = ["{self._folder}/{{language}}.jsonl"]\n',
             encoding="utf-8",
         )
-        command = [sys.executable, "-m", "mlc", "prep", "build", str(recipe)]
-        launcher = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        if four and launcher:
-            command = [launcher, "--allow-run-as-root", "--oversubscribe", "-n", "4", *command]
-        elif four:
-            command += ["--workers", "4"]
-        return _timed(command)
+        return timed([*(mpirun(4) if four else ()), *build_command(recipe, self._folder / output)], OFFLINE)
 
     def _gone(self, output: Path) -> Gone:
         """What rejected/ lists; the shards must hold exactly the rest, in order."""
@@ -175,7 +166,7 @@ class Bench:
     def _measure_datatrove(self, python: str) -> Result:
         scratch = self._folder / "datatrove"
         started = [python, "-c", DATATROVE_PROGRAM, str(self._folder), str(scratch)]
-        seconds = _timed([*started, *self._languages])
+        seconds = timed([*started, *self._languages], OFFLINE)
         kept: Gone = set()
         for language in self._languages:
             for path in (scratch / language / "kept").glob("*.jsonl"):
@@ -189,21 +180,6 @@ class Bench:
             if document.family != UNRELATED:
                 firsts.setdefault(document.family, document)
         return not any((first.language, first.line) in gone for first in firsts.values())
-
-
-def _timed(command: list[str]) -> float:
-    started = time.perf_counter()
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{command[:6]} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return time.perf_counter() - started
-
-
-def _hashes(output: Path) -> dict[str, str]:
-    """sha256 of every file, but for the one that says when and how a build was made."""
-    files = [path for path in sorted(output.rglob("*")) if path.is_file() and path.name != "build.json"]
-    return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @dataclass(frozen=True)

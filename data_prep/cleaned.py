@@ -26,7 +26,6 @@ from data_prep.set_aside import Example
 from data_prep.spills import Entry, SpillWriter, damaged_spill, read_spill
 from data_prep.unit_files import place_of, split_place
 from data_prep.work import CHUNK_CHARACTERS, TRIED_RECORDS, Chunk, ChunkReader, Kept
-from mlc.data.manifest import NO_GROUP
 from mlc.files import write_atomically
 
 
@@ -41,10 +40,7 @@ def keep(reader: ChunkReader, path: Path) -> Iterator[Chunk]:
         writer, count = SpillWriter(files.open(path, xxhash.xxh3_64)), 0
         for chunk in reader:
             entries = [_entry_of(kept) for kept in chunk.kept]
-            entries += [
-                Entry(place_of(part, dropped.line), NO_GROUP, (dropped.reason, dropped.detail, dropped.beginning))
-                for part, dropped in chunk.dropped
-            ]
+            entries += [Entry.of_rejected(place_of(part, dropped.line), dropped) for part, dropped in chunk.dropped]
             for entry in sorted(entries, key=lambda entry: entry.place):
                 writer.add(entry)
             count += len(entries)

@@ -31,7 +31,6 @@ from data_prep.spills import Entry, SpillWriter, damaged_spill, read_spill
 from data_prep.units import Part, Unit
 from data_prep.work import TRIED_RECORDS, UNLISTED, RecordReader, hopeless
 from mlc.config import digest
-from mlc.data.manifest import NO_GROUP
 from mlc.files import write_atomically
 
 DONE = "done.json"
@@ -167,7 +166,7 @@ class SpillReader:
 def _entry_of(record: Record | Rejected) -> Entry:
     if isinstance(record, Record):
         return Entry(record.line, record.group, record.texts)
-    return Entry(record.line, NO_GROUP, (record.reason, record.detail, record.beginning))
+    return Entry.of_rejected(record.line, record)
 
 
 def _shared_parts(part: Part) -> Iterator[Part]:

@@ -19,6 +19,8 @@ import numpy as np
 import zstandard
 
 from data_prep.hashed_file import HashedFile
+from data_prep.readers.record import Rejected
+from mlc.data.manifest import NO_GROUP
 from mlc.errors import ShardError
 
 BLOCK_BYTES = 1 << 18
@@ -41,6 +43,11 @@ class Entry(NamedTuple):
     place: int
     group: int
     strings: Sequence[str]
+
+    @classmethod
+    def of_rejected(cls, place: int, record: Rejected) -> Entry:
+        """What was set aside."""
+        return cls(place, NO_GROUP, (record.reason, record.detail, record.beginning))
 
     @property
     def is_set_aside(self) -> bool:
