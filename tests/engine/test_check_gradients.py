@@ -224,6 +224,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_command_passes_the_right_step_and_names_what_a_wrong_one_gets_wrong(
     case: Case, outcomes: dict[str, Outcome]
@@ -246,6 +247,7 @@ def test_command_passes_the_right_step_and_names_what_a_wrong_one_gets_wrong(
     assert case.said in output
 
 
+@pytest.mark.slow
 def test_precision_decides_the_error(outcomes: dict[str, Outcome]) -> None:
     """fp32 leaves errors of 1e-7 and bf16 errors of 1e-3: the check reads a real difference, and not 0 or noise."""
 

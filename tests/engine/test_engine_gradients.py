@@ -30,7 +30,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return write_small_shards(tmp_path_factory.mktemp("shards"))
 
 
-QUICK_SIZES = (1, 2)
+QUICK_SIZES = (2,)
 """The others take minutes on two cores."""
 
 

@@ -212,7 +212,7 @@ def written(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Path
 @pytest.mark.parametrize(
     ("world_size", "files"),
     [
-        (1, FILES),
+        pytest.param(1, FILES, marks=pytest.mark.slow),
         (2, FILES[1:3]),
         pytest.param(2, (FILES[0], FILES[3]), marks=pytest.mark.slow),
         pytest.param(4, FILES, marks=pytest.mark.slow),
@@ -232,6 +232,7 @@ def test_any_stage_and_number_of_ranks_reads_what_any_other_wrote(
         assert loss == pytest.approx(next_loss, rel=SAME_STEP_TOLERANCE)
 
 
+@pytest.mark.slow
 def test_bf16_weights_are_the_rounded_masters(shards: Path, tmp_path: Path) -> None:
     """Masters and moments come back bit for bit, and the weights that the model computes with are made of them."""
     cases = [(file, "bf16") for file in FILES[:3]]  # three optimizers of DeepSpeed
@@ -248,6 +249,7 @@ def test_bf16_weights_are_the_rounded_masters(shards: Path, tmp_path: Path) -> N
                 assert torch.equal(tensor, whole[name.removeprefix("model ")].bfloat16().float()), name
 
 
+@pytest.mark.slow
 def test_an_update_waits_for_the_copy(shards: Path, tmp_path: Path) -> None:
     """With each of DeepSpeed's optimizers; and without the wait it is not what was to be saved."""
     cases = [("zero1", "fp32"), ("zero1", "bf16"), ("zero2", "bf16"), ("zero3", "fp32"), ("zero3_offload", "fp32")]

@@ -129,6 +129,7 @@ def test_stopped_and_resumed_is_bit_identical(workspace: Path, unbroken: Path) -
     _assert_same_end(run_folder, unbroken)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_damaged_is_bit_identical(workspace: Path, unbroken: Path) -> None:
     """SIGKILL between checkpoints; the newest checkpoint is then damaged: the one before it takes over."""
     run_folder = workspace / "killed"
