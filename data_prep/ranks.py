@@ -18,6 +18,9 @@ from typing import Any, TypeVar
 
 from mlc.errors import MlcError, UsageError
 
+ASKED_SIZE = "MLC_WORLD_SIZE"
+"""Set by batch scripts (launchers/templates)."""
+
 T = TypeVar("T")
 
 
@@ -82,8 +85,22 @@ def find_ranks(environ: Mapping[str, str]) -> Ranks:
         environ: `os.environ`, or a test's stand-in.
 
     Raises:
-        UsageError: a launcher of MPI started several processes that MPI cannot bring together.
+        UsageError: a launcher of MPI started several processes that MPI cannot bring together, or not as many as
+            the batch script asked for.
     """
+    ranks = _find(environ)
+    asked = _number(environ, ASKED_SIZE) if ASKED_SIZE in environ else ranks.size
+    if asked != ranks.size:
+        raise UsageError(
+            "this is not the number of processes that was asked for",
+            found=ranks.size,
+            needed=f"{asked} ({ASKED_SIZE})",
+            hint="the mpirun beside this python, or mlc submit prep --start srun: the shards are the same",
+        )
+    return ranks
+
+
+def _find(environ: Mapping[str, str]) -> Ranks:
     found = _launched_by_mpi(environ)
     if found is None:
         return _unconnected(environ)

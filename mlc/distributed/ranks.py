@@ -18,6 +18,8 @@ from typing import Literal
 from mlc.distributed.slurm_hosts import expand_hosts, tasks_of_node
 from mlc.errors import UsageError
 
+ASKED_SIZE = "MLC_WORLD_SIZE"
+"""Set by batch scripts (launchers/templates)."""
 LOOPBACK = "127.0.0.1"
 _LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
 # SLURM numbers its own steps (batch script, extern, interactive shell) down from 2**32.
@@ -80,6 +82,7 @@ def find_ranks(environ: Mapping[str, str], *, join_mpi: Callable[[], MpiWorld] |
         info = _from_slurm(*place, environ)
     else:
         info = RankInfo(0, 1, 0, 1, LOOPBACK, _port(environ, default=0), "single")
+    _check_size(info, environ)
     return _checked(info)
 
 
@@ -135,6 +138,18 @@ def _check_against_starter(info: RankInfo, environ: Mapping[str, str]) -> None:
                 needed="one story",
                 hint="unset RANK WORLD_SIZE LOCAL_RANK before mpirun or srun",
             )
+
+
+def _check_size(info: RankInfo, environ: Mapping[str, str]) -> None:
+    """Refuse another number of ranks than the batch script has asked for: processes that do not find each other."""
+    asked = _number(environ, ASKED_SIZE) if ASKED_SIZE in environ else info.world_size
+    if asked != info.world_size:
+        raise UsageError(
+            "this is not the number of ranks that was asked for",
+            found=f"{info.world_size} ({info.launcher})",
+            needed=f"{asked} ({ASKED_SIZE})",
+            hint="mlc submit starts ranks by srun or torchrun; srun's --mpi has to fit the MPI library, if any",
+        )
 
 
 def _from_mpi(rank: int, world_size: int, environ: Mapping[str, str], join_mpi: Callable[[], MpiWorld]) -> RankInfo:

@@ -24,7 +24,9 @@ SECONDS_BETWEEN_LOOKS = 1.0
 class StopRequest:
     """Context in which SIGTERM, SIGINT and SIGUSR2 ask for a save and a clean end at the next step boundary.
 
-    A second signal acts as if nobody listened: it ends the process at once, and the run's last checkpoint stays whole.
+    A second SIGINT acts as if nobody listened: it ends the process at once, and the run's last checkpoint stays whole.
+    SIGTERM and SIGUSR2 may come again while the run still saves: SLURM warns, and sends SIGTERM at the beginning and
+    at the end of a preempted job's time of grace.
     A file `stop` in the run folder asks for the same as a signal, a file `save` for a save alone; what is in them does
     not matter. A file system that cannot be asked has no such files: a request may come late, but a run never ends
     because of one that nobody made.
@@ -120,9 +122,8 @@ class StopRequest:
         return self._folder / name
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number).name
-        for stop_signal in STOP_SIGNALS:
-            signal.signal(stop_signal, signal.SIG_DFL)
+        self._signal = self._signal or signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _modified_ns(path: Path) -> int | None:

@@ -61,27 +61,35 @@ def _rank() -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (signal.SIGTERM, signal.SIGTERM),
-        (signal.SIGUSR2, signal.SIGTERM),
-        (signal.SIGINT, signal.SIGUSR2),
-        (signal.SIGTERM, signal.SIGINT),
-    ],
-)
-def test_a_signal_asks_and_a_second_one_ends_the_process(first: signal.Signals, second: signal.Signals) -> None:
+@pytest.mark.parametrize("first", STOP_SIGNALS)
+def test_a_signal_asks_and_ctrl_c_behind_it_ends_the_process(first: signal.Signals) -> None:
     with _rank() as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "listening\n"
-        process.send_signal(first)
-        assert process.stdout.readline() == f"signal {first.name}\n"
-        assert process.poll() is None
-        process.send_signal(second)
-        assert process.wait(timeout=DEADLINE_SECONDS) == -second
+        _ask(process, first)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=DEADLINE_SECONDS) == -signal.SIGINT
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("first", STOP_SIGNALS)
+def test_slurms_signals_may_come_again_during_a_save(first: signal.Signals, again: signal.Signals) -> None:
+    with _rank() as process:
+        _ask(process, first)
+        for _ in range(3):
+            process.send_signal(again)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=DEADLINE_SECONDS) == 0
+
+
+def _ask(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "listening\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == f"signal {number.name}\n"
+    assert process.poll() is None
 
 
 def test_handlers_are_put_back() -> None:
