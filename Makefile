@@ -12,12 +12,13 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow test-slurm check format bench clean
 
 help:
 	@echo "make demo        generate a corpus, tokenise, train, stop, resume, score and export: runs/demo/summary.json"
 	@echo "make test        all tests that take seconds"
 	@echo "make test-slow   the tests that take minutes"
+	@echo "make test-slurm  the tests on a real SLURM cluster on this machine; as root, on Debian (installs packages)"
 	@echo "make check       lint and types"
 	@echo "make format      format the code"
 	@echo "make bench       list the benchmarks"
@@ -36,6 +37,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --durations=20
+
+test-slurm: $(STAMP)
+	$(BIN)/python tests/slurm/slurm_cluster.py install
+	$(BIN)/python -m pytest -m slurm --durations=20
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""Starts the project's commands: today the demo on one machine; SLURM is not there yet."""
+"""Starts the project's commands: as jobs of SLURM (launchers.command), and the demo on one machine."""

@@ -53,18 +53,37 @@ def build_app() -> typer.Typer:
             "srun -n 8 mlc check gradients recipes/demo_joint.toml --set run.precision=fp32",
         ),
     )(_check_gradients)
+    _add_cluster_check(check)
     app.add_typer(check, name="check")
 
     # Sub-applications bring their own help and examples; importing them costs no torch.
     from data_prep.command import app as prep
+    from launchers.command import app as submit
+    from launchers.jobs import jobs
+    from launchers.logs import logs
     from mlc.checkpoint.command import app as checkpoints
     from mlc.evaluate.command import app as evaluate
     from mlc.export.command import export
 
     app.add_typer(prep, name="prep")
+    app.add_typer(submit, name="submit")
     app.add_typer(checkpoints, name="checkpoints")
     app.add_typer(evaluate, name="evaluate")
     app.command("export", epilog=_examples("mlc export runs/base exported/base"))(export)
+    app.command(
+        "jobs",
+        epilog=_examples(
+            "mlc jobs", "mlc jobs runs/base --wide", "mlc jobs --watch 10", "mlc jobs --all --json jobs.json"
+        ),
+    )(jobs)
+    app.command(
+        "logs",
+        epilog=_examples(
+            "mlc logs runs/base",
+            "mlc logs runs/base --follow",
+            "mlc logs runs/base --rank 0,3-5 --start all --lines 20",
+        ),
+    )(logs)
     return app
 
 
@@ -153,6 +172,19 @@ def _check_gradients(
     from mlc.engine.check_gradients import CheckSettings, check_gradients
 
     sys.exit(check_gradients(resolved, ranks, CheckSettings(samples, layers, tolerance, json_file)))
+
+
+def _add_cluster_check(check: typer.Typer) -> None:
+    from launchers.node_check.command import check_cluster
+
+    hosts = '--hosts "$(scontrol show hostnames | paste -sd, -)"'
+    check.command(
+        "cluster",
+        epilog=_examples(
+            "mlc check cluster --folder /tmp/check",
+            f"srun --ntasks-per-node=1 mlc check cluster --folder runs/check-1 {hosts} --gpus 8 --min-memory-gb 64",
+        ),
+    )(check_cluster)
 
 
 def _examples(*commands: str) -> str:

@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mlc.tasks": BASE | TENSOR_FILES | {*RECIPE, "mlc.tasks"} | LEAVES,
     **{top: BASE | TENSOR_FILES | {*RECIPE, top} | LEAVES | MIDDLE for top in TOP},
     "data_prep": BASE | {"mlc.config", "data_prep"} | SHARD_FORMAT,
-    "launchers": BASE | {*RECIPE, "launchers"},
+    # Recipes are refused before they wait in a queue.
+    "launchers": BASE | {*RECIPE, "data_prep.recipe", "launchers"},
 }
 ANYTHING = {"mlc.cli", "mlc.__main__", "mlc"}
 RANK_VARIABLES = ("WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")

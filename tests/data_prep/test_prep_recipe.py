@@ -138,6 +138,7 @@ def test_alone_without_a_launcher() -> None:
             r"srun started 2, MPI sees 1.*\n.*--mpi=none",
         ),
         ({"PMI_SIZE": "two"}, "PMI_SIZE"),
+        ({"MLC_WORLD_SIZE": "4"}, "found 1; needed 4"),
     ],
 )
 def test_a_launcher_that_mpi_does_not_see_is_an_error(environ: dict[str, str], complaint: str) -> None:

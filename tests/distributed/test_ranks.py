@@ -76,6 +76,10 @@ TABLE = {
     "by hand on one node": (BY_HAND, RankInfo(1, 2, 1, 2, "127.0.0.1", 29500, "environment")),
     "by hand alone": ({"RANK": "0", "WORLD_SIZE": "1"}, RankInfo(0, 1, 0, 1, "127.0.0.1", 0, "environment")),
     "srun": (SRUN, RankInfo(2, 3, 0, 1, "n1", SRUN_PORT, "slurm")),
+    "srun, as many as asked for": (
+        SRUN | {"MLC_WORLD_SIZE": "3"},
+        RankInfo(2, 3, 0, 1, "n1", SRUN_PORT, "slurm"),
+    ),
     "srun on one node": (SRUN_ONE_NODE, RankInfo(2, 3, 2, 3, "127.0.0.1", SRUN_PORT, "slurm")),
     "srun, address given": (
         SRUN | {"MASTER_ADDR": "n1-ib", "MASTER_PORT": "5"},
@@ -112,6 +116,9 @@ REFUSED = {
     "no address": ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "MASTER_ADDR"),
     "no port": ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "MASTER_PORT"),
     "no local size": ({k: v for k, v in TORCHRUN.items() if k != "LOCAL_WORLD_SIZE"}, "LOCAL_WORLD_SIZE"),
+    "alone, but asked for more": ({"MLC_WORLD_SIZE": "8"}, "found 1 .single.; needed 8"),
+    "fewer than asked for": (SRUN | {"MLC_WORLD_SIZE": "4"}, "found 3 .slurm.; needed 4"),
+    "asked for no number": (TORCHRUN | {"MLC_WORLD_SIZE": "all"}, "MLC_WORLD_SIZE"),
     "no local rank": ({k: v for k, v in TORCHRUN.items() if k != "LOCAL_RANK"}, "LOCAL_RANK"),
     "rank too high": (BY_HAND | {"RANK": "2"}, "rank 2 of 2"),
     "negative rank": (BY_HAND | {"RANK": "-1"}, "not a number"),
