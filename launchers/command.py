@@ -17,21 +17,28 @@ from typer.core import TyperGroup
 from launchers.jobs_to_submit import prep_request, train_request
 from launchers.pipeline import read_pipeline, requests_of
 from launchers.script import template_text
-from launchers.settings import Resources, Site, read_site, resources_of
+from launchers.settings import Resources, Site, read_site, resources_of, site_example
 from launchers.submission import Request, Submitted, script_of, submit
 from mlc.config import parse_recipe
 from mlc.errors import UsageError
+
+NOT_YET = "submit-NNNNN"
+"""Stands for a submission's folder where nothing is submitted."""
 
 
 class _SubmitGroup(TyperGroup):
     """`mlc submit RECIPE` is `mlc submit train RECIPE`, `mlc submit --pipeline FILE` is `mlc submit pipeline FILE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] == "--pipeline":
-            args = ["pipeline", *args[1:]]
-        elif args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = ["train", *args]
-        return list(super().parse_args(ctx, args))
+        return list(super().parse_args(ctx, self.with_command(args)))
+
+    def with_command(self, args: list[str]) -> list[str]:
+        """The arguments, with the name of a command before them where it was left out."""
+        if not args or args[0] in self.commands or args[0] in ("--help", "-h"):
+            return args
+        if "--pipeline" in args:
+            return ["pipeline", *(word for word in args if word != "--pipeline")]
+        return ["train", *args]
 
 
 app = typer.Typer(name="submit", help="Submit jobs to SLURM.", no_args_is_help=True, cls=_SubmitGroup)
@@ -135,7 +142,7 @@ def _train_command(
     request = train_request(
         recipe, overrides or (), resources, name=name, start=start, chain=chain, after=after or (), template=template
     )
-    _submit(request, site, dry_run)
+    _submit_or_show(request, site, dry_run)
 
 
 @app.command(
@@ -196,7 +203,7 @@ def _prep_command(
     request = prep_request(
         recipe, overrides or (), resources, name=name, start=start, tasks=tasks, after=after or (), template=template
     )
-    _submit(request, site, dry_run)
+    _submit_or_show(request, site, dry_run)
 
 
 @app.command("pipeline", epilog="Example: mlc submit --pipeline recipes/demo_pipeline.toml --dry-run")
@@ -208,22 +215,26 @@ def _pipeline_command(
     """Submit dependent jobs: prep, train, then whatever comes after."""
     site = read_site(site_file)
     stages = read_pipeline(file)
-    jobs: dict[str, str] = {}
-    for stage, request in requests_of(stages, site, jobs):
+    placeholders = {stage.name: f"JOB_OF_{stage.name}" for stage in stages.stage}
+    # All of it is refused before the first job is there.
+    for stage, request in requests_of(stages, site, placeholders):
+        script = script_of(request, site, request.folder / NOT_YET)
         if dry_run:
-            jobs[stage] = f"JOB_OF_{stage}"
-            print(f"# ==== stage {stage}")
-        submitted = _submit(request, site, dry_run)
-        if submitted is not None:
-            jobs[stage] = submitted.job
+            print(f"# ==== stage {stage}\n{script}", end="")
+    jobs: dict[str, str] = {}
+    for stage, request in () if dry_run else requests_of(stages, site, jobs):
+        jobs[stage] = _submit(request, site).job
 
 
-@app.command("template", epilog="Example: mlc submit template train > my.sbatch")
+@app.command(
+    "template",
+    epilog="Examples:\n\nmlc submit template train > my.sbatch\n\nmlc submit template site > ~/.config/mlc/site.toml",
+)
 def _template_command(
-    kind: Annotated[Literal["train", "prep", "command"], typer.Argument(help="Which one.")] = "train",
+    kind: Annotated[Literal["train", "prep", "command", "site"], typer.Argument(help="Which one.")] = "train",
 ) -> None:
-    """Print a template, whole, to edit and to give to --template."""
-    print(template_text(kind), end="")
+    """Print a template, whole, to edit and to give to --template; or a site file with every key."""
+    print(site_example() if kind == "site" else template_text(kind), end="")
 
 
 def _site(
@@ -250,10 +261,14 @@ def _site(
     return parse_recipe(table, Site, where="mlc submit")
 
 
-def _submit(request: Request, site: Site, dry_run: bool) -> Submitted | None:
+def _submit_or_show(request: Request, site: Site, dry_run: bool) -> None:
     if dry_run:
-        print(script_of(request, site, request.folder / "submit-NNNNN"), end="")
-        return None
+        print(script_of(request, site, request.folder / NOT_YET), end="")
+    else:
+        _submit(request, site)
+
+
+def _submit(request: Request, site: Site) -> Submitted:
     submitted = submit(request, site, sys.argv)
     subject = shlex.quote(str(request.subject))
     print(f"job {submitted.job}: {request.kind} {request.subject}, {_size(request)}")

@@ -111,7 +111,7 @@ def parse_line(line: bytes) -> Line:
     text = line.decode("utf-8", errors="replace")
     rank = None
     for label in (_SRUN_LABEL, _TORCH_LABEL):
-        if match := label.fullmatch(text):
+        if match := label.match(text):
             rank, text = int(match[1]), match[2]
     return Line(rank, printable(text))
 
@@ -123,6 +123,8 @@ def printable(text: str) -> str:
     but tabs become their codes.
     """
     text = text.rstrip("\r").rpartition("\r")[2]
+    if text.isprintable():  # nearly always, and much faster than to look for what is not
+        return text
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", _ESCAPE.sub("", text))
 
 

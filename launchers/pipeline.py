@@ -117,7 +117,8 @@ def requests_of(pipeline: Pipeline, site: Site, jobs: Mapping[str, str]) -> Iter
         UsageError: as of `train_request`.
     """
     for stage in pipeline.stage:
-        resources = resources_of(site, stage.resources, where=f"stage {stage.name}")
+        no_gpus = {"gpus_per_node": 0} if stage.kind == "prep" else {}
+        resources = resources_of(site, {**no_gpus, **stage.resources}, where=f"stage {stage.name}")
         after = [jobs[name] for name in stage.after]
         recipe = Path(stage.recipe)
         if stage.kind == "prep":

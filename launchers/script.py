@@ -31,7 +31,7 @@ def template_text(name: str, own: Path | None = None) -> str:
     try:
         text = own.read_text(encoding="utf-8") if own else (folder / f"{name}.sbatch").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("the template cannot be read", found=str(error), hint="mlc submit template train") from None
+        raise UsageError("the template cannot be read", found=str(error), hint=f"mlc submit template {name}") from None
     lines: list[str] = []
     for line in text.splitlines():
         included = line.removeprefix(INCLUDE)
@@ -60,6 +60,9 @@ def render(
         directives: (option of sbatch, its value or "" where it has none), in order.
         values: variables of bash: strings, numbers, and sequences, which become arrays.
         setup: lines of bash, as they are.
+
+    Raises:
+        UsageError: a value that neither sbatch nor bash could read back as it is.
     """
     filled = {
         DIRECTIVES: [
@@ -81,7 +84,7 @@ def sbatch_word(value: str) -> str:
         UsageError: a line end or another control character, which cannot be written there.
     """
     if any(not character.isprintable() for character in value):
-        raise UsageError("a value for sbatch has to be one line of printable characters", found=value)
+        raise UsageError("a value for sbatch has to be one line of printable characters", found=repr(value))
     if _PLAIN.fullmatch(value):
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
@@ -89,7 +92,13 @@ def sbatch_word(value: str) -> str:
 
 
 def sbatch_path(path: Path) -> str:
-    """A path of `--output`, in which sbatch and srun would replace patterns such as %j."""
+    """A path of `--output`, in which sbatch and srun would replace patterns such as %j.
+
+    Raises:
+        UsageError: it has a backslash, which srun has no way to write (seen in 22.05).
+    """
+    if "\\" in str(path):
+        raise UsageError("SLURM cannot write to a path with a backslash", found=str(path), hint="choose another folder")
     return str(path).replace("%", "%%")
 
 
@@ -97,5 +106,12 @@ def _bash(value: Value) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
-        return shlex.quote(value)
-    return f"({' '.join(shlex.quote(word) for word in value)})"
+        return _bash_word(value)
+    return f"({' '.join(_bash_word(word) for word in value)})"
+
+
+def _bash_word(value: str) -> str:
+    # A byte 0 ends words everywhere; surrogates stand for bytes of a path that are no UTF-8.
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError("a batch script cannot hold this word", found=repr(value), needed="UTF-8 without a byte 0")
+    return shlex.quote(value)

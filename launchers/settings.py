@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,8 +24,9 @@ from mlc.errors import UsageError
 SITE_VARIABLE = "MLC_SITE"
 SITE_PLACES = ("~/.config/mlc/site.toml", "/etc/mlc/site.toml")
 TIME_FORMATS = "minutes, [D-]HH:MM:SS, MM:SS, D-HH or D-HH:MM"
-_TIME = re.compile(r"(\d+|\d+:\d{1,2}|(\d+-)?\d{1,2}:\d{1,2}:\d{1,2}|\d+-\d{1,2}(:\d{1,2})?|UNLIMITED|INFINITE)")
+_TIME = re.compile(r"(\d+|\d+:\d{1,2}|(\d+-)?\d+:\d{1,2}:\d{1,2}|\d+-\d{1,2}(:\d{1,2})?|UNLIMITED|INFINITE)")
 _NODES = re.compile(r"([1-9]\d*)(?:-([1-9]\d*))?")
+_OPTION = re.compile(r"--[a-z][a-z0-9-]*(=.*)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -47,9 +49,16 @@ def _nodes(value: str) -> str:
     return value
 
 
+def _option(value: str) -> str:
+    if not _OPTION.fullmatch(value):
+        raise ValueError(f"not an option: {value!r}; needed --name or --name=value")
+    return _one_line(value)
+
+
 Text = Annotated[str, pydantic.AfterValidator(_one_line)]
 Time = Annotated[str, pydantic.AfterValidator(_time)]
 Nodes = Annotated[str, pydantic.AfterValidator(_nodes)]
+Option = Annotated[str, pydantic.AfterValidator(_option)]
 
 
 class Resources(Section):
@@ -59,7 +68,7 @@ class Resources(Section):
         nodes: how many, or a range such as "2-4": a job that comes back may then come back smaller, and goes on.
         gpus_per_node: 0 on a cluster of CPUs.
         ranks_per_node: 0 = one for each GPU, or one.
-        cpus_per_rank: 0 = SLURM's default, 1.
+        cpus_per_rank: 0 = one.
         time: limit of one start.
         memory: of a node, as `--mem` takes it.
         exclude: hosts never to be used.
@@ -84,9 +93,14 @@ class Resources(Section):
         return self.ranks_per_node or max(1, self.gpus_per_node)
 
     @property
-    def fewest_nodes(self) -> int:
-        """The job starts with no less."""
-        return int(self.nodes.partition("-")[0])
+    def cpus_of_a_rank(self) -> int:
+        """CPUs of each process."""
+        return self.cpus_per_rank or 1
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether the job may run on another number of nodes when it comes back."""
+        return "-" in self.nodes
 
 
 class ContainerSettings(Section):
@@ -119,7 +133,7 @@ class CheckSettings(Section):
     """
 
     enabled: bool = True
-    seconds: Positive = 50
+    seconds: Annotated[int, pydantic.Field(ge=5)] = 50
     min_memory_gb: Annotated[float, pydantic.Field(ge=0)] = 2.0
     min_shm_gb: Annotated[float, pydantic.Field(ge=0)] = 0.0
     min_free_gb: Annotated[float, pydantic.Field(ge=0)] = 1.0
@@ -145,8 +159,8 @@ class Site(Section):
 
     resources: Resources = Resources()
     gpu_request: Literal["gpus-per-node", "gres"] = "gpus-per-node"
-    sbatch_options: tuple[Text, ...] = ()
-    srun_options: tuple[Text, ...] = ()
+    sbatch_options: tuple[Option, ...] = ()
+    srun_options: tuple[Option, ...] = ()
     setup: str = ""
     variables: Mapping[str, Text] = {}
     python: Text = ""
@@ -184,6 +198,11 @@ def read_site(path: Path | None, environ: Mapping[str, str] = os.environ) -> Sit
     usual = (Path(place).expanduser() for place in SITE_PLACES)
     found = next((place for place in usual if place.is_file()), None)
     return Site() if found is None else read_recipe(found, Site)
+
+
+def site_example() -> str:
+    """A site file with every key, its default and what it means."""
+    return (files("launchers") / "templates" / "site.toml").read_text(encoding="utf-8")
 
 
 def resources_of(site: Site, changes: Mapping[str, Any], *, where: str) -> Resources:

@@ -48,10 +48,10 @@ def snapshot(folder: Path) -> CodeVersion:
     if _git(root, "ls-files", "--error-unmatch", "mlc/__init__.py") is None:
         return CodeVersion(None, False, _versions())
     commit = _git(root, "rev-parse", "HEAD")
-    patch = _git(root, "diff", "--binary", "HEAD", "--", *PACKAGES, *NAMED_BY_RECIPES)
+    patch = _git(root, "diff", "--binary", "--no-ext-diff", "--no-color", "HEAD", "--", *PACKAGES, *NAMED_BY_RECIPES)
     new_files = _git(root, "ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
     if patch:
-        (folder / "changes.patch").write_text(patch, encoding="utf-8")
+        (folder / "changes.patch").write_text(patch, encoding="utf-8", errors="surrogateescape", newline="")
     return CodeVersion((commit or "").strip() or None, bool(patch or new_files), _versions())
 
 
@@ -59,11 +59,12 @@ def _git(root: Path, *arguments: str) -> str | None:
     """What git says; None where it fails or is not there."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=False
+            ["git", "-C", str(root), *arguments], capture_output=True, timeout=GIT_SECONDS, check=False
         )
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    # A difference holds files as they are, in whatever encoding and with whatever line ends.
+    return done.stdout.decode(errors="surrogateescape") if done.returncode == 0 else None
 
 
 def _versions() -> dict[str, str]:

@@ -13,6 +13,9 @@ Out: `<folder>.../submit-00001/` with job.sbatch, submit.json and a copy of the 
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,14 +26,15 @@ from pathlib import Path
 from typing import Literal
 
 from launchers.script import Value, render, sbatch_path, template_text
-from launchers.settings import Resources, Site
+from launchers.settings import CheckSettings, Resources, Site
+from launchers.slurm import COMMENT_PREFIX, my_jobs
 from launchers.snapshot import CodeVersion, snapshot
 from mlc.errors import MlcError, UsageError
 from mlc.files import write_atomically, write_json
 
 SBATCH_SECONDS = 60.0
-COMMENT = "mlc:"
-"""What a job's comment begins with; the folder of its work follows."""
+_OF_A_JOB = re.compile(r"(SLURM|SLURMD|SRUN|PMI|PMIX)_(?!CONF$|CONF_SERVER$|CLUSTERS$|JWT$)")
+"""Variables of a job that this process may be part of; sbatch would hand them on to the new one."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Request:
         logs: folder of what its processes print.
         needed: a folder that every host has to see.
         recipe: resolved recipe, as TOML; None without one.
-        arguments: of mlc, or the command; "{recipe}" stands for the path of the recipe.
+        arguments: of mlc, or the command; where there is a recipe, the word "{recipe}" stands for its path.
         values: further variables of the template.
         start: how processes are started; which words there are depends on the template.
         chain: jobs in a row, each going on where the one before ended; 0 = one job, which requeues itself.
@@ -88,7 +92,9 @@ def submit(request: Request, site: Site, command: Sequence[str]) -> Submitted:
         command: that the user typed.
 
     Raises:
-        UsageError: SLURM is not there, refuses the job, or has one of this folder already.
+        UsageError: SLURM is not there, refuses the job, or has one of this folder already; or a name or path that
+            it cannot take.
+        MlcError: SLURM does not answer.
     """
     _refuse_second(request)
     request.needed.mkdir(parents=True, exist_ok=True)
@@ -119,14 +125,12 @@ def script_of(request: Request, site: Site, folder: Path) -> str:
 
 def _directives(request: Request, site: Site, folder: Path) -> list[tuple[str, str]]:
     resources = request.resources
-    ranks_per_node = resources.ranks_of_a_node
     gpus = str(resources.gpus_per_node) if resources.gpus_per_node else ""
     wanted = [
         ("job-name", request.name),
-        ("comment", f"{COMMENT}{request.subject}"),
+        ("comment", f"{COMMENT_PREFIX}{request.subject}"),
         ("nodes", resources.nodes),
-        ("ntasks-per-node", str(ranks_per_node)),
-        ("cpus-per-task", str(resources.cpus_per_rank or "")),
+        *_size(resources),
         (site.gpu_request, f"gpu:{gpus}" if gpus and site.gpu_request == "gres" else gpus),
         ("time", resources.time),
         ("mem", resources.memory),
@@ -149,6 +153,16 @@ def _directives(request: Request, site: Site, folder: Path) -> list[tuple[str, s
     return pairs + [(name, value) for name, _, value in (switch.partition("=") for switch in (*switches, *further))]
 
 
+def _size(resources: Resources) -> list[tuple[str, str]]:
+    """What a node has to have room for."""
+    ranks, cpus = resources.ranks_of_a_node, resources.cpus_of_a_rank
+    if resources.may_shrink:
+        # A job that asked for tasks has to have as many when it comes back as it had at first (seen in 22.05), so that
+        # it would wait for the node that it lost. Its steps say how many tasks there are.
+        return [("mincpus", str(ranks * cpus))]
+    return [("ntasks-per-node", str(ranks)), ("cpus-per-task", str(cpus))]
+
+
 def _array(request: Request) -> str:
     if request.chain:
         return f"1-{request.chain}%1"
@@ -156,7 +170,8 @@ def _array(request: Request) -> str:
 
 
 def _values(request: Request, site: Site, folder: Path) -> dict[str, Value]:
-    container, resources, check = site.container, request.resources, site.check
+    container, resources = site.container, request.resources
+    sbatch_path(request.logs)  # srun takes it as sbatch does
     inside: tuple[str, ...] = ()
     srun_options = site.srun_options
     if container.kind == "apptainer":
@@ -166,35 +181,45 @@ def _values(request: Request, site: Site, folder: Path) -> dict[str, Value]:
     elif container.kind == "pyxis":
         mounts = (f"--container-mounts={','.join(container.mounts)}",) if container.mounts else ()
         srun_options += (f"--container-image={container.image}", *mounts, *container.options)
-    check_options: tuple[str, ...] = ()
-    if check.enabled and request.kind == "train":
-        numbers = {
-            "gpus": resources.gpus_per_node,
-            "min-memory-gb": check.min_memory_gb,
-            "min-shm-gb": check.min_shm_gb,
-            "min-free-gb": check.min_free_gb,
-            "max-clock-skew-seconds": check.max_clock_skew_seconds,
-        }
-        check_options = tuple(word for name, number in numbers.items() for word in (f"--{name}", f"{number:g}"))
-    return {
+    values: dict[str, Value] = {
         "submit_folder": str(folder),
         "work_folder": str(Path.cwd()),
         "needed_folder": str(request.needed),
         "log_folder": str(request.logs),
-        "python": site.python or ("python" if container.kind != "none" else sys.executable),
-        "arguments": [word.replace("{recipe}", str(folder / "recipe.toml")) for word in request.arguments],
-        "start": request.start,
+        "arguments": _arguments(request, folder),
         "ranks_per_node": resources.ranks_of_a_node,
+        "cpus_per_rank": resources.cpus_of_a_rank,
         "may_requeue": "yes" if site.requeue else "no",
         "chain": "yes" if request.chain else "no",
         "starts_without_progress": site.starts_without_progress,
         "variables": [f"{name}={value}" for name, value in site.variables.items()],
         "srun_options": srun_options,
         "inside": inside,
-        "check_seconds": check.seconds,
-        "check_options": check_options,
-        **request.values,
     }
+    if request.kind != "command":
+        values["python"] = site.python or ("python" if container.kind != "none" else sys.executable)
+        values["start"] = request.start
+    if request.kind == "train":
+        values |= _check_values(site.check, resources)
+    return {**values, **request.values}
+
+
+def _arguments(request: Request, folder: Path) -> list[str]:
+    if request.recipe is None:
+        return list(request.arguments)
+    return [str(folder / "recipe.toml") if word == "{recipe}" else word for word in request.arguments]
+
+
+def _check_values(check: CheckSettings, resources: Resources) -> dict[str, Value]:
+    numbers = {
+        "gpus": resources.gpus_per_node,
+        "min-memory-gb": check.min_memory_gb,
+        "min-shm-gb": check.min_shm_gb,
+        "min-free-gb": check.min_free_gb,
+        "max-clock-skew-seconds": check.max_clock_skew_seconds,
+    }
+    options = [word for name, number in numbers.items() for word in (f"--{name}", f"{number:g}")]
+    return {"check_seconds": check.seconds, "check_options": options if check.enabled else []}
 
 
 def _description(request: Request, command: Sequence[str], version: CodeVersion, jobs: list[str]) -> dict[str, object]:
@@ -229,17 +254,18 @@ def _new_folder(parent: Path) -> Path:
 
 def _refuse_second(request: Request) -> None:
     """Two jobs of one folder would take the work from each other."""
-    found = _called(["squeue", "--me", "--noheader", "--format=%i %T %k"])
-    comment = f"{COMMENT}{request.subject}"
-    jobs = [line.split(" ", 2) for line in found.stdout.splitlines()]
-    active = [job for job in jobs if len(job) == 3 and job[2].strip() == comment]
-    if active:
-        number, state, _ = active[0]
+    if shutil.which("sbatch") is None:
+        raise UsageError(
+            "there is no sbatch here", hint="submit on a login node of the cluster, or look with --dry-run"
+        )
+    comment = f"{COMMENT_PREFIX}{request.subject}"
+    job = next((job for job in my_jobs() if job.active and job.comment == comment), None)
+    if job is not None:
         raise UsageError(
             "there is a job of this folder already",
-            found=f"job {number}, {state}",
+            found=f"job {job.job_id}, {job.state}",
             where=str(request.subject),
-            hint=f"mlc jobs {request.subject}, or scancel {number.partition('_')[0]}",
+            hint=f"mlc jobs {shlex.quote(str(request.subject))}, or scancel {job.array_id}",
         )
 
 
@@ -248,22 +274,10 @@ def _sbatch(script: Path) -> str:
     return done.stdout.strip().partition(";")[0]
 
 
-def test_only(script: Path) -> str:
-    """What SLURM says to a script without taking it.
-
-    Raises:
-        UsageError: it refuses it.
-    """
-    return _called(["sbatch", "--test-only", str(script)]).stderr.strip()
-
-
 def _called(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not _OF_A_JOB.match(name)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SBATCH_SECONDS, check=False)
-    except FileNotFoundError:
-        raise UsageError(
-            f"there is no {command[0]} here", hint="submit on a login node of the cluster, or look with --dry-run"
-        ) from None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SBATCH_SECONDS, check=False, env=environ)
     except subprocess.TimeoutExpired:
         raise MlcError(f"{command[0]} does not answer", found=f"nothing in {SBATCH_SECONDS:.0f} s") from None
     if done.returncode:

@@ -132,7 +132,10 @@ def wrong_commands(text: str) -> list[str]:
     for arguments in commands(text):
         command: Any = typer.main.get_command(build_app())
         words = arguments.split()
-        while getattr(command, "commands", None) and words and not words[0].startswith("-"):
+        while getattr(command, "commands", None):
+            words = command.with_command(words) if hasattr(command, "with_command") else words
+            if not words or words[0].startswith("-"):
+                break
             command = command.commands.get(words.pop(0).rstrip(".,:"))
         options = {word.strip("[]").partition("=")[0] for word in words if word.strip("[]").startswith("--")}
         if command is None or not options <= known_options(command):

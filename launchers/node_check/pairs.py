@@ -78,7 +78,7 @@ def meet(meeting: Meeting, send: Send) -> None:
     elapsed = time.monotonic() - meeting.began
     write_file(ready_path(meeting.folder, own), Ready(token=meeting.token, ports=ports, elapsed_seconds=elapsed))
     send({"ready": True})
-    meeting = _wait_for(meeting, partners)
+    meeting = wait_for_partners(meeting, partners)
     for number, partner in enumerate(meeting.partners()):
         if partner is None:
             continue
@@ -101,7 +101,7 @@ def _listen() -> tuple[socket.socket, int]:
     return listener, listener.getsockname()[1]
 
 
-def _wait_for(meeting: Meeting, partners: list[int]) -> Meeting:
+def wait_for_partners(meeting: Meeting, partners: list[int]) -> Meeting:
     """Wait until all partners are ready or it is time; the meeting with the times of whoever began first.
 
     A host that SLURM started seconds after the others ends its rounds with them: else it would be late for partners

@@ -1,7 +1,7 @@
 #!/bin/bash
-# ---- What all batch scripts of mlc share: words, events, warnings, coming back, the node check.
+# ---- What all batch scripts of mlc share: words, events, warnings, coming back.
 # Set above: submit_folder work_folder needed_folder log_folder may_requeue chain starts_without_progress variables
-# python inside srun_options check_options check_seconds. `position` is defined below: a number that grows with the work.
+# srun_options inside. `position` is defined below: a number that grows with the work.
 
 job=$SLURM_JOB_ID
 restart=${SLURM_RESTART_COUNT:-0}
@@ -13,6 +13,7 @@ counts=$submit_folder/starts
 [[ -z ${SLURM_ARRAY_TASK_ID:-} || $chain == yes ]] || counts+=-$SLURM_ARRAY_TASK_ID
 step_pid=
 warned=no
+signals=0
 
 say() { TZ=UTC printf '%(%FT%TZ)T job %s.%s: %s\n' -1 "$job_name" "$restart" "$*"; }
 
@@ -29,38 +30,54 @@ event() {
 }
 
 # A field of `scontrol show job`; nothing where the controller does not answer.
-field_of_job() { scontrol show job -o "$job" 2>/dev/null | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
+field_of_job() {
+    local shown
+    # By $job the last job of an array would ask for all of them. The name could hold what looks like a field.
+    shown=$(scontrol show job -o "$job_name" 2>/dev/null)
+    tr ' ' '\n' <<<"${shown/" JobName=$SLURM_JOB_NAME "/ }" | sed -n "s/^$1=//p" | head -n 1
+}
 
-# Whether this script is the job's newest start, and nobody cancelled it: a node that was cut off may run an old copy.
-is_current() {
-    [[ $(field_of_job JobState) != CANCELLED* && $(field_of_job Restarts) == "$restart" && $(field_of_job BatchHost) == "$this_host" ]]
+# Whether this script is the job's newest start: a node that was cut off may run an old copy.
+is_current() { [[ $(field_of_job Restarts) == "$restart" && $(field_of_job BatchHost) == "$this_host" ]]; }
+
+# Whether somebody cancelled the job. While its processes end, SLURM shows COMPLETING for whatever ended it; it counts
+# the restart at once where it requeues by itself, and says so where it was the time limit.
+is_cancelled() {
+    local state
+    state=$(field_of_job JobState)
+    [[ $state == CANCELLED* ]] && return
+    [[ $state == COMPLETING && $(field_of_job Restarts) == "$restart" && $(field_of_job Reason) != TimeLimit ]]
+}
+
+# leave_out JOB HOSTS: JOB, which waits, gets none of HOSTS. Of an array, those of its jobs that wait.
+leave_out() {
+    local excluded
+    excluded=$(field_of_job ExcNodeList)
+    [[ -z $excluded || $excluded == "(null)" ]] || set -- "$1" "$excluded,$2"
+    scontrol update JobId="$1" ExcNodeList="$2" && say "comes back without $2"
 }
 
 # requeue [HOSTS]: comes back as the same job, without HOSTS. Returns only where that is not to be.
 requeue() {
-    local without=${1:-} tries excluded
+    local tries
     for ((tries = 0; tries < 60; tries++)); do
         if ! scontrol ping 2>/dev/null | grep -q ' UP'; then
             say "the controller does not answer; trying again"
             sleep 10
             continue
         fi
-        if ! is_current; then
+        if ! is_current || is_cancelled; then
             say "not requeued: the job is $(field_of_job JobState), restart $(field_of_job Restarts)"
             return 1
         fi
         # SLURM ends this script within KillWait of the next command.
         trap '' TERM
-        if ! scontrol requeue "$job"; then
+        if ! scontrol requeue "$job_name"; then
             say "requeue refused"
             return 1
         fi
-        if [[ -n $without ]]; then
-            # Only a pending job's hosts can be changed, and a requeued one counts as pending at once.
-            excluded=$(field_of_job ExcNodeList)
-            [[ -z $excluded || $excluded == "(null)" ]] || without=$excluded,$without
-            scontrol update JobId="$job" ExcNodeList="$without" && say "comes back without $without"
-        fi
+        # Only a pending job's hosts can be changed, and a requeued one counts as pending at once.
+        [[ -z ${1:-} ]] || leave_out "$job_name" "$1"
         sleep 300
         exit 0
     done
@@ -79,9 +96,15 @@ come_back() {
     local next=requeue
     [[ $may_requeue == yes ]] || next=stop
     [[ $chain == no ]] || next=chain
+    ! is_cancelled || stop "$1" "cancelled: $2"
     say "$2"
     event end code "$1" step "$(position)" reason "$2" next "$next"
     [[ $next != requeue ]] || requeue "${3:-}"
+    if [[ $next == chain && $SLURM_ARRAY_TASK_ID -lt $SLURM_ARRAY_TASK_MAX ]]; then
+        [[ -z ${3:-} ]] || leave_out "$SLURM_ARRAY_JOB_ID" "$3"
+        # Jobs that wait for a chain wait until all of it has succeeded: what the next one can mend is no failure.
+        exit 0
+    fi
     exit "$1"
 }
 
@@ -93,12 +116,16 @@ finish() {
 
 # run_step COMMAND...: waits for a step, and hands on a warning. Its exit code is in `code`.
 run_step() {
+    local seen
+    [[ $warned == no ]] || come_back 75 "asked to end before a step was started"
     "$@" &
     step_pid=$!
+    # A signal ends `wait` with a code that is not the step's; asked again, it knows the step's.
     while :; do
+        seen=$signals
         wait "$step_pid"
         code=$?
-        kill -0 "$step_pid" 2>/dev/null || break
+        [[ $seen != "$signals" ]] || break
     done
     step_pid=
 }
@@ -107,9 +134,9 @@ run_step() {
 begin() {
     local assignment
     for assignment in "${variables[@]}"; do export "${assignment?}"; done
+    # Steps get this environment, whatever the job got of the one that submitted it.
+    export SLURM_EXPORT_ENV=ALL
     export PYTHONPATH=$submit_folder/code PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
-    # srun does not take over the job's --cpus-per-task.
-    [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
     if ! cd "$work_folder" || [[ ! -d $needed_folder || ! -w $submit_folder ]]; then
         say "$this_host does not see $work_folder and $needed_folder"
         [[ $may_requeue == no ]] || requeue "$this_host"
@@ -118,6 +145,9 @@ begin() {
     if [[ $chain == yes ]] && grep -qs '"next": "done"' "$events"; then
         say "an earlier job of this chain has finished"
         exit 0
+    elif [[ $chain == yes ]] && grep -qs '"next": "stop"' "$events"; then
+        say "an earlier job of this chain has failed for good"
+        exit 1
     fi
     mkdir -p "$log_folder"
     mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -136,26 +166,6 @@ count_start() {
     ((starts < starts_without_progress)) || stop 1 "$starts starts came no further than $step"
 }
 
-# One process on each node looks for what is wrong with it; a bad node is left out of the next start.
-check_nodes() {
-    local folder=$submit_folder/check-$job_name.$restart bad
-    mkdir -p "$folder"
-    # A bad node ends nobody else's check: it is to be named.
-    run_step timeout $((check_seconds + 30)) srun "${step_options[@]}" --ntasks="$nodes" --ntasks-per-node=1 \
-        --kill-on-bad-exit=0 --wait=0 --output="${folder//%/%%}.log" "${inside[@]}" "$python" -m mlc check cluster \
-        --folder "$folder" --hosts "$(IFS=, && echo "${hosts[*]}")" --seconds "$check_seconds" "${check_options[@]}"
-    if [[ -s $folder/bad-nodes.txt ]]; then
-        bad=$(cut -f 1 "$folder/bad-nodes.txt" | paste -s -d ,)
-        event "bad node" hosts "$bad" reason "$(cut -f 2 "$folder/bad-nodes.txt" | paste -s -d ';')"
-        come_back 1 "bad nodes: $(tr '\t' ' ' <"$folder/bad-nodes.txt" | paste -s -d ';')" "$bad"
-    elif [[ $warned == yes ]]; then
-        come_back 75 "asked to end during the node check"
-    elif [[ ! -e $folder/bad-nodes.txt ]]; then
-        come_back 1 "the node check came to no verdict: $folder.log"
-    fi
-    say "the node check found nothing"
-}
-
 # SLURM sends USR2 to this script alone (--signal=B:) and TERM to ranks as well; srun hands USR2 on to every rank.
-trap 'warned=yes; say "warned: asking for a save"; [[ -z $step_pid ]] || kill -USR2 "$step_pid"' USR2
-trap 'warned=yes; say "told to end"' TERM
+trap 'warned=yes; ((signals += 1)); say "warned: asking for a save"; [[ -z $step_pid ]] || kill -USR2 "$step_pid"' USR2
+trap 'warned=yes; ((signals += 1)); say "told to end"' TERM

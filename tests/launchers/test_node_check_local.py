@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from launchers.node_check.children import Child, ChildFailed, call_until
 from launchers.node_check.findings import Host, Ready, read_ready, ready_path, start_token, write_file
 from launchers.node_check.gpus import GPU_QUERY, PROCESSES_QUERY, ROWS_QUERY, ask_nvidia_smi, check_smi
 from launchers.node_check.local import Limits, available_memory_gb, check_folder, check_memory, process_age_seconds
+from launchers.node_check.pairs import Meeting, wait_for_partners
 
 LIMITS = Limits(gpus=0, memory_gb=0.0, shared_memory_gb=0.0, folder_gb=0.0, clock_skew_seconds=2.0)
 A, B = "GPU-0a1b2c3d-0000-1111-2222-333344445555", "GPU-f0e1d2c3-0000-1111-2222-333344445555"
@@ -176,6 +178,18 @@ def test_files_of_another_start_are_not_read(tmp_path: Path) -> None:
     assert read_ready(tmp_path, "n1", "7.2") is None
     with pytest.raises(OSError, match="not there"):
         write_file(ready_path(tmp_path / "no", "n1"), Ready(token=token, ports={}, elapsed_seconds=1.5))
+
+
+def test_a_late_host_ends_its_rounds_with_the_others(tmp_path: Path) -> None:
+    for name, elapsed in (("n1", 2.0), ("n2", 10.0), ("n3", 1.0)):
+        write_file(ready_path(tmp_path, name), Ready(token="0.0", ports={}, elapsed_seconds=elapsed))
+    now = time.monotonic()
+    late = Meeting(tmp_path, parse_hosts("n1,n2,n3"), 2, "0.0", began=now - 1, ready_by=now + 30, rounds_by=now + 40)
+    aligned = wait_for_partners(late, [0, 1])
+    assert aligned.ready_by == pytest.approx(now + 21, abs=1)
+    assert aligned.rounds_by == pytest.approx(now + 31, abs=1)
+    first = replace(late, me=1)
+    assert wait_for_partners(first, [0, 2]) == first
 
 
 def test_hosts_and_the_own_one() -> None:

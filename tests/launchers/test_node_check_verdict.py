@@ -36,19 +36,18 @@ def test_rounds_are_pairings_without_repetition(hosts: int) -> None:
         assert set(pairs) == {frozenset(pair) for pair in combinations(range(hosts), 2)}
     else:
         assert len(rounds_of(hosts)) == (hosts - 1).bit_length() + 2
-        assert reachable(hosts, pairs) == set(range(hosts))
+        assert len(within(steps=(hosts - 1).bit_length() // 2 + 1, hosts=hosts, pairs=pairs)) == hosts
 
 
-def reachable(hosts: int, pairs: list[frozenset[int]]) -> set[int]:
-    near: dict[int, set[int]] = {host: set() for host in range(hosts)}
+def within(steps: int, hosts: int, pairs: list[frozenset[int]]) -> set[int]:
+    """Hosts that host 0 reaches over so many pairs."""
+    near: dict[int, set[int]] = {host: {host} for host in range(hosts)}
     for first, second in map(tuple, pairs):
         near[first].add(second)
         near[second].add(first)
-    seen, todo = {0}, [0]
-    while todo:
-        fresh = near[todo.pop()] - seen
-        seen |= fresh
-        todo += fresh
+    seen = {0}
+    for _ in range(steps):
+        seen = {other for host in seen for other in near[host]}
     return seen
 
 

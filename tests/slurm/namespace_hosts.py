@@ -36,7 +36,7 @@ exec >&2
 set +e
 while :; do sleep 3600; done
 """
-"""Process 1 of a host: reaps orphans and outlives the daemon. /etc/slurm serves jobs submitted without SLURM_CONF."""
+"""Process 1 of a host: reaps orphans and outlives the daemon. /etc/slurm serves commands without an environment."""
 
 
 def ip(*arguments: str) -> str:

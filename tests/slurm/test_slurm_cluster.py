@@ -100,9 +100,11 @@ def test_every_node_is_a_host_of_its_own(cluster: SlurmCluster, tmp_path: Path) 
 
 @pytest.mark.slurm
 def test_a_job_without_environment_finds_its_own_cluster(cluster: SlurmCluster, tmp_path: Path) -> None:
-    job = submit(cluster, tmp_path, "/usr/bin/srun /bin/hostname > host", "--export=NONE")
+    command = "/usr/bin/srun /bin/hostname > host; /usr/bin/env -i /usr/bin/sinfo -h -p main -o %N > nodes"
+    job = submit(cluster, tmp_path, command, "--export=NONE")
     wait_for_state(cluster, job, "COMPLETED")
     assert (tmp_path / "host").read_text().strip() == cluster.job(job).nodes
+    assert (tmp_path / "nodes").read_text() == "n[1-4]\n"
 
 
 @pytest.mark.slurm
@@ -166,14 +168,19 @@ def test_killed_step_daemons_leave_orphans_that_settling_ends(cluster: SlurmClus
 
 
 @pytest.mark.slurm
-def test_preemption_gives_the_grace_of_the_partition(cluster: SlurmCluster, tmp_path: Path) -> None:
-    command = "trap 'echo asked >> said' TERM; touch up; while :; do sleep 0.1; done"
-    low = submit(cluster, tmp_path, f'srun bash -c "{command}"', "--partition=low", "--nodes=4", "--exclusive")
-    cluster.wait_for((tmp_path / "up").exists, FAULT_SECONDS, "the task to begin")
-    submit(cluster, tmp_path, "sleep 300", "--partition=high", "--nodes=1")
-    cluster.wait_for((tmp_path / "said").exists, FAULT_SECONDS, "SIGTERM to reach the task")
-    assert cluster.job(low).state in ("RUNNING", "SIGNALING")
-    assert cluster.job(low).restarts == 0
+def test_a_preempted_job_is_asked_then_requeued(short_folder: Path, tmp_path: Path) -> None:
+    cluster = start_in_free_place(ClusterLayout(short_folder, nodes=1, grace_seconds=3, kill_wait_seconds=1))
+    try:
+        command = "trap 'date +%s >> said' TERM; touch up; while :; do sleep 0.1; done"
+        low = submit(cluster, tmp_path, f'srun bash -c "{command}"', "--partition=low")
+        cluster.wait_for((tmp_path / "up").exists, FAULT_SECONDS, "the task to begin")
+        submit(cluster, tmp_path, "sleep 300", "--partition=high", "--exclusive")
+        cluster.wait_for((tmp_path / "said").exists, FAULT_SECONDS, "SIGTERM to reach the task")
+        assert cluster.job(low).restarts == 0
+        wait_for_state(cluster, low, "PENDING", restarts=1)
+        assert time.time() - int((tmp_path / "said").read_text().split()[0]) >= 3
+    finally:
+        cluster.stop()
 
 
 @pytest.mark.slurm
