@@ -36,6 +36,8 @@ from slurm_runs import EVERY_STEPS, SlurmRun, SlurmRuns
 from mlc.engine.compare import compare_runs
 
 DISK_MEGABYTES = 400
+CHECKPOINTS = {"every_steps": EVERY_STEPS, "keep_last": 2, "on_failure": "continue", "min_free_gib": 0.0}
+"""A disk has to be full before a save fails."""
 STEP = re.compile(r"^ *0: step \d", re.MULTILINE)
 LOSS_TOLERANCE = 2e-2
 """bf16 on another number of ranks: sums in another order, over some forty updates."""
@@ -102,7 +104,7 @@ class Bench:
                 runs = SlurmRuns(cluster, disk)
                 undisturbed = disk / "undisturbed"
                 if not (undisturbed / "exit.json").exists():
-                    runs.torchrun("undisturbed", 8)
+                    runs.torchrun("undisturbed", 8, checkpoint=CHECKPOINTS)
                 for case in cases:
                     if case.name not in done and not 0 < limit_seconds < time.monotonic() - started:
                         done[case.name] = self._row(case, runs, undisturbed)
@@ -120,7 +122,7 @@ class Bench:
             case.name.replace("_", "-"),
             *case.options,
             site=runs.site(**case.site),
-            checkpoint={"every_steps": EVERY_STEPS, "keep_last": 2},
+            checkpoint=CHECKPOINTS,
         )
         hit, lost, seconds = "step", 0, None
         problem = ""
