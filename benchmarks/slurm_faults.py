@@ -100,7 +100,7 @@ class Bench:
         print("| case | hit in a | starts (ranks) | from fault to first new step, s | steps taken again | end |")
         print("|---|---|---|---:|---:|---|")
         try:
-            with SlurmCluster(self._folder / "c", name="faults", subnet="10.79.0") as cluster:
+            with SlurmCluster(self._folder / "c", name="faults", subnet="10.76.0") as cluster:
                 runs = SlurmRuns(cluster, disk)
                 undisturbed = disk / "undisturbed"
                 if not (undisturbed / "exit.json").exists():

@@ -144,10 +144,10 @@ def _ranks_log(run: SlurmRun) -> str:
     return "".join(path.read_text(errors="replace") for path in run.folder.glob("logs/*.log"))
 
 
-WARN = {"warning_seconds": 75}
+WARN = {"warning_seconds": 90}
 CASES = (
     Case(
-        "time_limit", "the limit of 2 minutes", reach_time_limit, at_step=1, options=("--time", "00:02:00"), site=WARN
+        "time_limit", "the limit of 3 minutes", reach_time_limit, at_step=1, options=("--time", "00:03:00"), site=WARN
     ),
     Case("scancel_signal", "scancel --signal=USR2", signal_tasks),
     Case("scancel_signal_full", "scancel --signal=TERM --full", signal_all),

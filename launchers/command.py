@@ -41,7 +41,16 @@ class _SubmitGroup(TyperGroup):
         return ["train", *args]
 
 
-app = typer.Typer(name="submit", help="Submit jobs to SLURM.", no_args_is_help=True, cls=_SubmitGroup)
+app = typer.Typer(
+    name="submit",
+    help="Submit jobs to SLURM; without the name of a command: train. docs/slurm.md has the whole story.",
+    epilog="Examples:\n\n"
+    "mlc submit recipes/seed_mlc.toml --nodes 4 --gpus-per-node 8 --time 24:00:00\n\n"
+    "mlc submit --pipeline recipes/demo_pipeline.toml --dry-run\n\n"
+    "mlc submit train --help",
+    no_args_is_help=True,
+    cls=_SubmitGroup,
+)
 
 Overrides = Annotated[
     list[str] | None,

@@ -105,7 +105,11 @@ def prep_request(
         resources=resources,
         recipe=recipe_file.read_text(encoding="utf-8"),
         arguments=("prep", "build", "{recipe}", *sets),
-        values={"work_of_build": str(output / ".work"), "mpirun": mpirun},
+        values={
+            "work_of_build": str(output / ".work"),
+            "manifest_of_build": str(output / "manifest.json"),
+            "mpirun": mpirun,
+        },
         start=start,
         tasks=tasks,
         after=after,

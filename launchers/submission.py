@@ -171,6 +171,12 @@ def _array(request: Request) -> str:
 
 def _values(request: Request, site: Site, folder: Path) -> dict[str, Value]:
     container, resources = site.container, request.resources
+    if request.start == "mpi" and container.kind != "none":
+        raise UsageError(
+            "mpirun would start its processes outside of the container",
+            found=f"--start mpi with {container.kind}",
+            hint="--start srun: the shards are the same",
+        )
     sbatch_path(request.logs)  # srun takes it as sbatch does
     inside: tuple[str, ...] = ()
     srun_options = site.srun_options

@@ -58,7 +58,11 @@ def train(folder: Path, **changes: Any) -> Request:
 
 def prep(folder: Path, **changes: Any) -> Request:
     """A build."""
-    values = {"work_of_build": str(folder / ".work"), "mpirun": "/opt/my mpi/bin/mpirun"}
+    values = {
+        "work_of_build": str(folder / ".work"),
+        "manifest_of_build": str(folder / "manifest.json"),
+        "mpirun": "/opt/my mpi/bin/mpirun",
+    }
     arguments = ("prep", "build", "{recipe}", "--set", "build.output=a b")
     return train(folder, **{"kind": "prep", "values": values, "arguments": arguments, **changes})
 

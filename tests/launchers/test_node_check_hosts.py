@@ -20,6 +20,8 @@ from launchers.node_check.command import is_bad
 from launchers.node_check.findings import Host, ready_path
 from launchers.node_check.local import Limits
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 24.0
 LIMITS = Limits(gpus=0, memory_gb=0.0, shared_memory_gb=0.0, folder_gb=0.0, clock_skew_seconds=2.0)
 NOBODY = "192.0.2.1"

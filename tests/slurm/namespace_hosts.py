@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slurm_conf import ClusterError, ClusterLayout
+from slurm_conf import ClusterError, ClusterLayout, PlaceInUseError
 
 NAMESPACES = Path("/run/netns")
 DEATH_SECONDS = 20.0
@@ -78,7 +78,7 @@ class NamespaceHosts:
         layout, lan = self.layout, self._namespace("lan")
         taken = [line for line in ip("-4", "-o", "address").splitlines() if f" {layout.subnet}." in line]
         if taken:
-            raise ClusterError("the subnet is in use", found=taken[0], hint="choose another subnet (--subnet)")
+            raise PlaceInUseError("the subnet is in use", found=taken[0], hint="choose another subnet (--subnet)")
         ip("netns", "add", lan)
         ip("-n", lan, "link", "add", "lan", "type", "bridge")
         ip("-n", lan, "link", "set", "lan", "up")

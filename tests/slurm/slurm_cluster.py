@@ -27,7 +27,7 @@ from typing import Self, TypeVar
 from namespace_hosts import NamespaceHosts
 from slurm_conf import CONTROLLER, LAYOUT_FILE, ClusterError, ClusterLayout
 from slurm_jobs import Job, parse_jobs
-from slurm_machine import NameInUseError, check_machine, claim_name, process_name, process_start, run_command
+from slurm_machine import PlaceInUseError, check_machine, claim_name, process_name, process_start, run_command
 
 START_SECONDS = 60.0
 CLIENT_SECONDS = 60.0
@@ -372,10 +372,10 @@ def start_in_free_place(layout: ClusterLayout) -> SlurmCluster:
     """
     for place in range(PLACES):
         cluster = SlurmCluster.of(replace(layout, name=f"mlctest{place}", subnet=f"10.79.{place}"))
-        with contextlib.suppress(NameInUseError):
+        with contextlib.suppress(PlaceInUseError):
             cluster.start()
             return cluster
-    raise ClusterError("all names of test clusters are in use", found=f"mlctest0 to mlctest{PLACES - 1}")
+    raise ClusterError("all places of test clusters are in use", found=f"mlctest0 to mlctest{PLACES - 1}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,10 @@ class ClusterError(MlcError):
     """The test cluster cannot be started, or did not come to the state that was waited for."""
 
 
+class PlaceInUseError(ClusterError):
+    """A living process has a cluster of this name, or this machine an address of this subnet."""
+
+
 @dataclass(frozen=True)
 class ClusterLayout:
     """The unchanging facts of one cluster.

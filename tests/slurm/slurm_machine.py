@@ -17,15 +17,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slurm_conf import ClusterError
+from slurm_conf import ClusterError, PlaceInUseError
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "iproute2", "shellcheck")
 COMMANDS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "ip", "shellcheck", "nsenter", "unshare")
 INSTALL_COMMAND = "python tests/slurm/slurm_cluster.py install"
-
-
-class NameInUseError(ClusterError):
-    """A living process has a cluster of this name."""
 
 
 def check_machine() -> None:
@@ -83,7 +79,7 @@ def claim_name(name: str) -> socket.socket:
     """Hold a cluster's name until the socket is closed or this process ends: an abstract socket is no file.
 
     Raises:
-        NameInUseError: another process holds it.
+        PlaceInUseError: another process holds it.
     """
     claim = socket.socket(socket.AF_UNIX)
     try:
@@ -92,7 +88,7 @@ def claim_name(name: str) -> socket.socket:
         claim.close()
         if error.errno != errno.EADDRINUSE:
             raise
-        raise NameInUseError(
+        raise PlaceInUseError(
             "a living process has a cluster of this name",
             found=name,
             hint="choose another name and subnet (--name, --subnet)",

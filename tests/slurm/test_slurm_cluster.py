@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from slurm_cluster import SlurmCluster, start_in_free_place
 from slurm_conf import ClusterError, ClusterLayout, read_layout
 from slurm_jobs import parse_jobs
-from slurm_machine import NameInUseError, check_machine, claim_name, process_name
+from slurm_machine import PlaceInUseError, check_machine, claim_name, process_name
 
 SCRIPT = Path(__file__).parent / "slurm_cluster.py"
 FAULT_SECONDS = 90.0
@@ -290,7 +290,7 @@ def test_the_next_start_clears_what_a_crashed_owner_left(short_folder: Path) -> 
     with SlurmCluster(short_folder.with_name("d"), nodes=1, name=name, subnet=subnet) as cluster:
         assert cluster.is_idle()
         assert not set(left) & set(cluster.processes("n1"))
-        with pytest.raises(NameInUseError):
+        with pytest.raises(PlaceInUseError):
             SlurmCluster(short_folder.with_name("e"), nodes=1, name=name, subnet=subnet).start()
         with pytest.raises(ClusterError, match="subnet is in use"):
             SlurmCluster(short_folder.with_name("e"), nodes=1, name="mlcother", subnet=subnet).start()
@@ -376,7 +376,7 @@ def test_the_environment_leads_to_no_other_cluster(monkeypatch: pytest.MonkeyPat
 
 def test_a_claim_ends_with_its_socket() -> None:
     name = f"t{os.getpid()}"
-    with claim_name(name), pytest.raises(NameInUseError):
+    with claim_name(name), pytest.raises(PlaceInUseError):
         claim_name(name)
     claim_name(name).close()
 

@@ -71,3 +71,15 @@ def test_without_a_node_that_lost_power_it_goes_on(runs: SlurmRuns) -> None:
     assert second["step"] >= saved
     assert step - second["step"] <= EVERY_STEPS
     assert [line["step"] for line in run.metrics()] == list(range(1, TOTAL_STEPS + 1))
+
+
+def test_a_node_that_fails_the_check_is_left_out_and_the_run_finishes(runs: SlurmRuns) -> None:
+    runs.cluster.hide_folder("n3", runs.folder)
+    site = runs.site(check={"enabled": True, "seconds": 40})
+    run = runs.submit("checked", "--nodes", "2-4", site=site, schedule={"total_steps": EVERY_STEPS})
+    run.wait_for_end()
+    (bad,) = run.events("bad node")
+    assert bad["hosts"] == "n3"
+    first, second = run.events("start")
+    assert (first["hosts"], second["hosts"], second["ranks"]) == ("n[1-4]", "n[1-2,4]", 6)
+    assert "n3" in run.cluster.job(run.job).fields["ExcNodeList"]
