@@ -70,7 +70,7 @@ requeue() {
             say "not requeued: the job is $(field_of_job JobState), restart $(field_of_job Restarts)"
             return 1
         fi
-        # SLURM ends this script within KillWait of the next command.
+        # SLURM ends this script from the next command on, and it has something left to do.
         trap '' TERM
         if ! scontrol requeue "$job_name"; then
             say "requeue refused"
@@ -78,7 +78,6 @@ requeue() {
         fi
         # Only a pending job's hosts can be changed, and a requeued one counts as pending at once.
         [[ -z ${1:-} ]] || leave_out "$job_name" "$1"
-        sleep 300
         exit 0
     done
     return 1
