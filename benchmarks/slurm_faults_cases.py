@@ -185,6 +185,10 @@ CASES = (
     Case("stop_without_slurmctld", "RUN/stop while slurmctld is away", stop_without_controller),
     Case("disk_full", "no byte left for some saves", fill_disk, comes_back=False),
     Case(
-        "bad_node", "a node without the shared folder", hide_folder, options=ELASTIC, site={"check": {"enabled": True}}
+        "bad_node",
+        "a node without the shared folder",
+        hide_folder,
+        options=ELASTIC,
+        site={"check": {"enabled": True, "min_free_gb": 0.0}},
     ),
 )

@@ -83,3 +83,12 @@ def test_a_node_that_fails_the_check_is_left_out_and_the_run_finishes(runs: Slur
     first, second = run.events("start")
     assert (first["hosts"], second["hosts"], second["ranks"]) == ("n[1-4]", "n[1-2,4]", 6)
     assert "n3" in run.cluster.job(run.job).fields["ExcNodeList"]
+
+
+def test_what_every_node_lacks_ends_the_job_and_excludes_nobody(runs: SlurmRuns) -> None:
+    site = runs.site(check={"enabled": True, "seconds": 40, "min_free_gb": 1e9})
+    run = runs.submit("without_room", site=site)
+    runs.cluster.wait_for(lambda: run.state() == "FAILED", 120, "the job to fail")
+    assert "no node passes the check" in run.batch_log()
+    assert run.cluster.job(run.job).fields["ExcNodeList"] == "(null)"
+    assert run.cluster.job(run.job).restarts == 0
