@@ -172,11 +172,10 @@ def wait_for_save(run: SlurmRun, seconds: float = 120.0) -> bool:
 
 
 def wait_for_new_step(run: SlurmRun, starts: int) -> None:
-    """Until the start behind the first `starts` ones has logged a step: a start has a log of its own."""
+    """Until a start behind the first `starts` ones has logged a step: each has a log of its own."""
 
     def there() -> bool:
-        events = run.events("start")
-        return len(events) > starts and STEP.search(run.log_of(events[starts])) is not None
+        return any(STEP.search(run.log_of(start)) for start in run.events("start")[starts:])
 
     run.wait(there, "the first new step")
 
