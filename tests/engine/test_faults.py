@@ -267,16 +267,23 @@ def test_the_time_limit(server: TrainingServer, recipe: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_second_signal_in_the_middle_of_a_save_does_no_harm(
-    server: TrainingServer, recipe: Path, unbroken: Path, tmp_path: Path
+    second: signal.Signals, server: TrainingServer, recipe: Path, unbroken: Path, tmp_path: Path
 ) -> None:
+    """Ctrl-C ends the rank, and with it the run; SIGTERM, which SLURM sends again, lets it end its save."""
     run_folder = tmp_path / "run"
-    first = Fault(0, "mlc.engine.step:TrainingStep.take", number=6, signal=signal.SIGTERM)
-    second = Fault(0, "mlc.checkpoint.record:Record.write", number=2, signal=signal.SIGTERM)
-    training = server.start(recipe, run_folder, "checkpoint.asynchronous=false", faults=[first, second])
-    assert training[0].wait() == -signal.SIGTERM
-    assert training.wait(60) == [-signal.SIGTERM, EXIT_FAILED], training.text
-    assert_whole(run_folder, EVERY_STEPS)
+    faults = [
+        Fault(0, "mlc.engine.step:TrainingStep.take", number=6, signal=signal.SIGTERM),
+        Fault(0, "mlc.checkpoint.record:Record.write", number=2, signal=second),
+    ]
+    training = server.start(recipe, run_folder, "checkpoint.asynchronous=false", faults=faults)
+    if second is signal.SIGINT:
+        assert training[0].wait() == -signal.SIGINT
+        assert training.wait(60) == [-signal.SIGINT, EXIT_FAILED], training.text
+        assert_whole(run_folder, EVERY_STEPS)
+    else:
+        assert training.wait() == [EXIT_SAVED, EXIT_SAVED], training.text
     training = server.start(recipe, run_folder)
     assert training.wait() == [0, 0], training.text
     assert_same_end(run_folder, unbroken)
