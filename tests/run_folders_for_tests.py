@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+LISTEN_TO_CONTROL_C = (shutil.which("env") or "env", "--default-signal=INT")
+"""Before a command: a runner that was started in the background ignores SIGINT, and hands that on to its children."""
 
 
 def iso(time: float) -> str:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipes_for_tests import ROOT
 from run_folders_for_tests import (
+    LISTEN_TO_CONTROL_C,
     metrics_line,
     write_checkpoint_folder,
     write_event,
@@ -260,9 +261,14 @@ def test_neither_command_imports_torch(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_client")
 def test_watch_goes_on_until_it_is_interrupted(tmp_path: Path) -> None:
     write_exit(tmp_path / "run", 0, "finished", 7, time=time.time())
-    command = [sys.executable, "-m", "mlc", "jobs", str(tmp_path), "--watch", "0.1"]
+    command = [*LISTEN_TO_CONTROL_C, sys.executable, "-m", "mlc", "jobs", str(tmp_path), "--watch", "0.1"]
     process: subprocess.Popen[str] = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
     )
     assert process.stdout is not None
     tables = 0

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes_for_tests import ROOT
-from run_folders_for_tests import write_event, write_exit, write_submission
+from run_folders_for_tests import LISTEN_TO_CONTROL_C, write_event, write_exit, write_submission
 
 from launchers.log_files import GrowingFile, read_tail, start_logs
 from launchers.log_lines import Line, LineCutter, Said, fold, format_ranks, parse_line, parse_ranks, printable
@@ -288,7 +288,7 @@ class Following:
     def __init__(self, *arguments: object, path: Path) -> None:
         environ = {**os.environ, "PATH": str(path), "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlc", "logs", *map(str, arguments), "--follow"],
+            [*LISTEN_TO_CONTROL_C, sys.executable, "-m", "mlc", "logs", *map(str, arguments), "--follow"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
