@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_USER = re.compile(r" UserId=[^ ]*\(\d+\) GroupId=")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -37,10 +39,10 @@ def parse_jobs(printed: str) -> list[Job]:
 
 
 def _parse_job(line: str) -> Job:
-    # The name stands before UserId and is the only free text there.
-    head, _, rest = line.rpartition(" UserId=")
-    numbers, _, name = head.partition(" JobName=")
-    pairs = re.split(r"(?:^| )([A-Z][A-Za-z/:]*)=", f"{numbers} UserId={rest}")
+    # The name stands before the user and the group; paths behind them are free text as well.
+    *_, user = _USER.finditer(line)
+    numbers, _, name = line[: user.start()].partition(" JobName=")
+    pairs = re.split(r"(?:^| )([A-Z][A-Za-z/:]*)=", numbers + line[user.start() :])
     fields = {key: value.strip() for key, value in zip(pairs[1::2], pairs[2::2], strict=True)} | {"JobName": name}
     task = f"_{fields['ArrayTaskId']}" if "ArrayTaskId" in fields else ""
     nodes = fields.get("NodeList", "")
