@@ -55,7 +55,9 @@ def _repeated_in_long(text: str, separator: str, piece_characters: int) -> tuple
 
 
 def _shares(different: int, filled: int, different_characters: int, characters: int) -> tuple[float, float]:
-    return 1 - different / max(1, filled), 1 - different_characters / max(1, characters)
+    if not filled:
+        return 0.0, 0.0
+    return 1 - different / filled, 1 - different_characters / characters
 
 
 def _hashed_parts(
@@ -75,7 +77,9 @@ def _hashed_parts(
         else:
             end = text.find(separator, start)
             end = end if end >= 0 else len(text)
-            hashes, lengths = [_hash_of_stretch(text, start, end, piece_characters)], [end - start]
+            filled = end > start  # a piece may be shorter than the separator
+            hashes = [_hash_of_stretch(text, start, end, piece_characters)] if filled else []
+            lengths = [end - start] if filled else []
             start = end + len(separator)
         yield np.array(hashes, dtype=np.uint64), np.array(lengths, dtype=np.int64)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cleaning_texts import ANY_TEXT
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.cleaning import contamination, pairs
@@ -25,6 +25,7 @@ from data_prep.cleaning.units import PIECE_CHARACTERS
 SOME_TEXT = st.one_of(ANY_TEXT, st.text(st.sampled_from("ab\n\n \u3000\u0130ßﬁ"), max_size=60))
 
 
+@example(text="\n\n", separator="\n\n", piece=1)
 @settings(max_examples=500, deadline=None)
 @given(text=SOME_TEXT, separator=st.sampled_from(["\n", "\n\n"]), piece=st.integers(1, 30))
 def test_repeated_parts_of_a_text_in_pieces_are_those_of_the_whole(text: str, separator: str, piece: int) -> None:
