@@ -28,17 +28,6 @@ def write(path: Path, *stages: dict[str, Any], **more: Any) -> Path:
     return path
 
 
-@pytest.fixture
-def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotingClients:
-    noting = NotingClients(tmp_path / "bin")
-    noting.write()
-    noting.use(monkeypatch)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MLC_SITE", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return noting
-
-
 @pytest.mark.parametrize(
     ("stages", "complaint"),
     [

@@ -33,18 +33,6 @@ paths = ["x"]
 
 
 @pytest.fixture
-def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotingClients:
-    """Clients of SLURM that note calls; no site file; the working folder is the test's."""
-    noting = NotingClients(tmp_path / "bin")
-    noting.write()
-    noting.use(monkeypatch)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MLC_SITE", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return noting
-
-
-@pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A recipe whose shards are there."""
     write_small_shards(tmp_path / "shards")
