@@ -13,7 +13,7 @@ TENSOR_FILES = {"mlc.streamed_file", "mlc.tensor_files"}
 RECIPE = {"mlc.config", "mlc.recipe", "mlc.recipe_objectives"}
 LEAVES = {"mlc.checkpoint", "mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
 MIDDLE = {"mlc.engine", "mlc.tasks"}
-TOP = {"mlc.finetune", "mlc.evaluate", "mlc.export"}
+TOP = {"mlc.finetune", "mlc.evaluate", "mlc.export", "mlc.embed", "mlc.generate"}
 SHARD_FORMAT = {"mlc.data.indexed", "mlc.data.manifest", "mlc.data.tokenizer_json"} | {
     f"mlc.data.{name}" for name in ("spacing", "text", "text_lines")
 }

@@ -34,11 +34,11 @@ from transformers import AutoModel, AutoTokenizer
 from mlc.data.manifest import TOKENIZER_NAMES
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.export.model_card import model_card
-from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
-from mlc.export.tokenizer_json import complete_tokenizer, texts_with_added_tokens
 from mlc.files import sync_file, sync_folder, write_json
 from mlc.model.build import encoder_of
 from mlc.tasks.encoder import Representation, TextEncoder, choose_representation, pool_states
+from mlc.tasks.fast_tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
+from mlc.tasks.fast_tokenizer_json import complete_tokenizer, texts_with_added_tokens
 from mlc.tasks.loading import (
     PROJECTION_FILE,
     PROJECTION_KEY,

@@ -16,10 +16,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 
 from mlc.checkpoint.record import RECORD_NAME, checksum
 from mlc.errors import CheckpointError, MlcError, RecipeError, UsageError
-from mlc.export.tokenizer import convert_tokenizer
 from mlc.model.saving import load_training_model
 from mlc.recipe import ModelSection
 from mlc.tasks.encoder import POOLINGS, Representation, TextEncoder, batches_by_length, pool_states
+from mlc.tasks.fast_tokenizer import convert_tokenizer
 from mlc.tasks.locate import find_model
 
 WEIGHTS = "weights-00001-of-00002.safetensors"

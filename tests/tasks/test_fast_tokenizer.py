@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from mlc.data.text import clean_text
 from mlc.errors import MlcError
-from mlc.export import tokenizer as export_tokenizer
-from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
+from mlc.tasks import fast_tokenizer
+from mlc.tasks.fast_tokenizer import SAMPLE_TEXTS, check_same_ids, convert_tokenizer
 
 VARIANTS = {
     "prefix": {},
@@ -113,7 +113,7 @@ def test_what_cannot_be_equal_is_refused(tmp_path: Path) -> None:
 def test_a_wrong_merge_order_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check at export can fail: with the merges reversed it does."""
     file = train_tokenizer(tmp_path / "tokenizer.model")
-    merges = export_tokenizer._merges
-    monkeypatch.setattr(export_tokenizer, "_merges", lambda proto: merges(proto)[::-1])
+    merges = fast_tokenizer._merges
+    monkeypatch.setattr(fast_tokenizer, "_merges", lambda proto: merges(proto)[::-1])
     with pytest.raises(MlcError, match="parts from SentencePiece"):
         check_same_ids(convert_tokenizer(file, SPECIAL_IDS), file, SPECIAL_IDS, TRAINING_TEXTS)

@@ -18,8 +18,8 @@ from data_prep.encoding.hugging_face import HuggingFaceTokenizer
 from mlc.data.manifest import SPECIAL_TOKENS
 from mlc.data.text import clean_text
 from mlc.errors import MlcError
-from mlc.export.tokenizer import SAMPLE_TEXTS, check_same_ids
-from mlc.export.tokenizer_json import complete_tokenizer, texts_with_added_tokens
+from mlc.tasks.fast_tokenizer import SAMPLE_TEXTS, check_same_ids
+from mlc.tasks.fast_tokenizer_json import complete_tokenizer, texts_with_added_tokens
 
 ROLES = {
     "pad_token_id": "[PAD]",

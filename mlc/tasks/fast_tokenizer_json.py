@@ -19,7 +19,7 @@ from tokenizers import AddedToken, normalizers, processors
 
 from mlc.data.tokenizer_json import open_tokenizer_json
 from mlc.errors import MlcError
-from mlc.export.tokenizer import cleaning_steps, for_transformers
+from mlc.tasks.fast_tokenizer import cleaning_steps, for_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
