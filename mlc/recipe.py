@@ -60,17 +60,22 @@ class SourceSection(Section):
         return self
 
 
-class DataSection(Section):
-    """What a global batch is made of."""
+class BatchSection(Section):
+    """How large a step is."""
 
-    shards: str
-    """Folder with manifest.json, as `mlc prep build` writes it."""
-    sources: Annotated[tuple[SourceSection, ...], pydantic.Field(min_length=1)]
     samples_per_step: Positive
     """The global batch N: samples (pairs, where the view has two sides) of one optimizer step, over all ranks."""
     micro_batches: Positive = 1
     """Backward passes a step (K). With objectives.contrastive a step of more than one has two passes, and the contrast
     still spans the global batch (Gao et al. 2021, "Scaling deep contrastive learning batch size", section 3)."""
+
+
+class DataSection(BatchSection):
+    """What a global batch is made of."""
+
+    shards: str
+    """Folder with manifest.json, as `mlc prep build` writes it."""
+    sources: Annotated[tuple[SourceSection, ...], pydantic.Field(min_length=1)]
     max_tokens: Annotated[int, pydantic.Field(ge=8)] = 128
     """Longest text in tokens, [CLS] and [SEP] included, before blanks are cut out of it."""
     min_span_tokens: Positive = 8
@@ -231,19 +236,34 @@ class LogSection(Section):
     """Every rank notes the numbers of the samples it trains on, in samples/."""
 
 
-class TrainRecipe(Section):
-    """Everything `mlc train` needs."""
+class RunRecipe(Section):
+    """What every run has, whatever it trains."""
 
     run: RunSection
-    data: DataSection
-    model: ModelSection = ModelSection()
-    objectives: ObjectivesSection
+    data: BatchSection
     optimizer: OptimizerSection
     schedule: ScheduleSection
     deepspeed: DeepSpeedSection = DeepSpeedSection()
     checkpoint: CheckpointSection = CheckpointSection()
     divergence: DivergenceSection = DivergenceSection()
     log: LogSection = LogSection()
+
+    @property
+    def backward_passes(self) -> int:
+        """Forward and backward passes of one optimizer step that carry gradient."""
+        return self.data.micro_batches
+
+    def to_toml(self) -> str:
+        """The resolved recipe, every default written out."""
+        return tomli_w.dumps(json.loads(self.model_dump_json()), multiline_strings=True)
+
+
+class TrainRecipe(RunRecipe):
+    """Everything `mlc train` needs."""
+
+    data: DataSection
+    model: ModelSection = ModelSection()
+    objectives: ObjectivesSection
 
     @pydantic.model_validator(mode="after")
     def _objectives_fit(self) -> Self:
@@ -289,7 +309,3 @@ class TrainRecipe(Section):
     def backward_passes(self) -> int:
         """Forward and backward passes of one optimizer step that carry gradient."""
         return self.data.micro_batches * (2 if self.objectives.perturbation.weight else 1)
-
-    def to_toml(self) -> str:
-        """The resolved recipe, every default written out."""
-        return tomli_w.dumps(json.loads(self.model_dump_json()), multiline_strings=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from mlc.engine.divergence import DivergenceGuard, SkippedBatches
 from mlc.engine.engine_state import EngineState
 from mlc.engine.resume import Start, load
 from mlc.engine.saver import CheckpointSaver, RunFacts
-from mlc.model.saving import REQUIRED_INFO
+from mlc.model.saving import REQUIRED_INFO, write_description
 from mlc.recipe import CheckpointSection, DivergenceSection
 
 
@@ -36,6 +38,11 @@ def saver_of(
         fences.append(Fence.take(run_folder, {}))
 
     from_rank_0(take_over)
+
+    def write_model_files(folder: Path, stated: Mapping[str, Any]) -> None:
+        shutil.copyfile(tokenizer, folder / tokenizer.name)
+        write_description(folder, engine.module.backbone_config, {**dict.fromkeys(REQUIRED_INFO), **stated})
+
     plan = Plan(dist.get_world_size(), 1)
     facts = RunFacts(
         identity={},
@@ -43,9 +50,7 @@ def saver_of(
         first_plan=plan,
         precision="fp32",
         recipe="",
-        model_info=dict.fromkeys(REQUIRED_INFO),
-        backbone_config=engine.module.backbone_config,
-        tokenizer={tokenizer.name: tokenizer},
+        model_files=write_model_files,
     )
     return CheckpointSaver(
         run_folder,

@@ -17,7 +17,12 @@ from mlc.files import sync_folder
 
 
 def superseded(
-    folders: Sequence[Path], *, keep_last: int, keep_every: int, amid_bad_steps: Collection[Path] = ()
+    folders: Sequence[Path],
+    *,
+    keep_last: int,
+    keep_every: int,
+    also: Collection[int] = (),
+    amid_bad_steps: Collection[Path] = (),
 ) -> list[Path]:
     """The checkpoints that are no longer kept, oldest first.
 
@@ -25,6 +30,7 @@ def superseded(
         folders: complete checkpoints, in any order. One that has not the name of a step is not judged and stays.
         keep_last: so many newest are kept, at least 1.
         keep_every: every one whose step is a multiple of this is kept too; 0 = none.
+        also: steps whose checkpoints are kept too.
         amid_bad_steps: those to which the run does not return (mlc.checkpoint.record). They take no other's place, and
             go once there is a later one to which it does.
     """
@@ -32,6 +38,7 @@ def superseded(
     steps = {step: folder for folder in folders if (step := step_of(folder)) is not None}
     lasting = [step for step in sorted(steps) if steps[step] not in amid_bad_steps]
     kept = {step for place, step in enumerate(reversed(lasting)) if place < keep_last or _is_multiple(step, keep_every)}
+    kept.update(also)
     newest = lasting[-1] if lasting else -1
     return [steps[step] for step in sorted(steps) if step not in kept and step <= newest]
 

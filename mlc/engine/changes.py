@@ -19,11 +19,9 @@ from mlc.config import read_recipe
 from mlc.data.batches import check_batch_size
 from mlc.engine.resume import Start
 from mlc.engine.saver import RECIPE
+from mlc.engine.work import Work
 from mlc.errors import RecipeError
-from mlc.recipe import TrainRecipe
-
-SHARDS = "shards"
-"""Names, in `run.allow_changes`, another content of the shards."""
+from mlc.recipe import RunRecipe
 
 HARMLESS = (
     "run.folder",
@@ -32,28 +30,21 @@ HARMLESS = (
     "run.threads_per_rank",
     "run.time_limit_minutes",
     "run.stall_timeout_seconds",
-    "data.shards",
     "data.micro_batches",
     "checkpoint",
     "divergence",
     "log",
     "deepspeed",
 )
-"""Keys and tables. The shards are compared by content."""
-
-FIXED = ("model", "data.samples_per_step")
-"""The model's tensors are those of the checkpoint; sample numbers are multiples of the global batch."""
-
-NOT_FIXED = ("model.dropout",)
+"""Keys and tables of every run that touch nothing, or only the order of floating-point sums."""
 
 
-def check_changes(start: Start, recipe: TrainRecipe, identity: Mapping[str, str]) -> list[str]:
+def check_changes(start: Start, work: Work) -> list[str]:
     """Compare what the checkpoint was trained on with what this start asks for.
 
     Args:
         start: where the run goes on.
-        recipe: of this start.
-        identity: from `mlc.engine.preflight.run_identity`, of this start.
+        work: of this start.
 
     Returns:
         Accepted changes, a line each.
@@ -61,24 +52,22 @@ def check_changes(start: Start, recipe: TrainRecipe, identity: Mapping[str, str]
     Raises:
         RecipeError: one that is not accepted, with how to accept it where that is possible.
     """
-    saved = start.record.identity
-    if saved["tokenizer"] != identity["tokenizer"]:
-        raise RecipeError(
-            "this run was trained on another tokenizer",
-            found=f"tokenizer {identity['tokenizer'][:12]} in {recipe.data.shards}",
-            needed=f"tokenizer {saved['tokenizer'][:12]}",
-            where=recipe.run.folder,
-            hint="point data.shards at shards of the run's own tokenizer, or start a new run.folder",
-        )
-    before = _flat(json.loads(_saved_recipe(start).model_dump_json()))
+    work.check_continuation(start)
+    recipe, rules = work.recipe, work.rules
+    saved, identity = start.record.identity, work.identity()
+    before = _flat(json.loads(_saved_recipe(start, recipe).model_dump_json()))
     after = _flat(json.loads(recipe.model_dump_json()))
-    _check_names(recipe, after)
-    changed = {key: f"{key} = {after.get(key)!r}, was {before.get(key)!r}" for key in _different(before, after)}
-    if saved["shards"] != identity["shards"]:
-        changed[SHARDS] = f"shards {identity['shards'][:12]} in {recipe.data.shards}, was {saved['shards'][:12]}"
-    if saved["encoder"] != identity["encoder"]:
-        changed["model.config"] = f"another content of {recipe.model.config}"
-    fixed = [key for key in changed if _within(key, FIXED) and not _within(key, NOT_FIXED)]
+    _check_names(work, after)
+    harmless = HARMLESS + rules.harmless
+    changed = {
+        key: f"{key} = {after.get(key)!r}, was {before.get(key)!r}"
+        for key in _different(before, after)
+        if not _within(key, harmless)
+    }
+    for name, (allowed_as, phrase) in rules.contents.items():
+        if saved.get(name) != identity[name]:
+            changed[allowed_as] = f"{phrase} {identity[name][:12]}, was {saved.get(name, 'none')[:12]}"
+    fixed = [key for key in changed if _within(key, rules.fixed) and not _within(key, rules.not_fixed)]
     if fixed:
         raise RecipeError(
             "the run cannot go on with another " + " and another ".join(fixed),
@@ -91,7 +80,7 @@ def check_changes(start: Start, recipe: TrainRecipe, identity: Mapping[str, str]
     if refused:
         names = json.dumps(sorted({*recipe.run.allow_changes, *refused}))
         raise RecipeError(
-            "the recipe or its shards differ from what this run was started with",
+            "the recipe or its data differ from what this run was started with",
             found="; ".join(changed[key] for key in refused),
             needed="the same, or that you allow the change",
             where=str(start.folder / RECIPE),
@@ -100,7 +89,7 @@ def check_changes(start: Start, recipe: TrainRecipe, identity: Mapping[str, str]
     return [f"changed, as run.allow_changes says: {line}" for line in changed.values()]
 
 
-def plan_of(recipe: TrainRecipe, world_size: int, start: Start | None) -> tuple[Plan, Plan]:
+def plan_of(work: Work, world_size: int, start: Start | None) -> tuple[Plan, Plan]:
     """Ranks x micro-batches for this start, so that one forward pass holds no more samples than it did at first.
 
     The global batch is the recipe's on any number of ranks. The first start (and every one whose `data.micro_batches`
@@ -112,20 +101,19 @@ def plan_of(recipe: TrainRecipe, world_size: int, start: Start | None) -> tuple[
     Raises:
         RecipeError: too few samples for so many ranks, or an objective whose negatives depend on the plan.
     """
-    samples, asked = recipe.data.samples_per_step, Plan(world_size, recipe.data.micro_batches)
-    asked_before = start is not None and _saved_recipe(start).data.micro_batches == asked.micro_batches
+    recipe = work.recipe
+    asked = Plan(world_size, recipe.data.micro_batches)
+    asked_before = start is not None and _saved_recipe(start, recipe).data.micro_batches == asked.micro_batches
     first = start.record.first_plan if start is not None and asked_before else asked
-    if first.world_size == world_size:
-        plan = first
-    elif recipe.objectives.micro_batch_contrastive.weight:
-        plan = _same_micro_batches(first, world_size)
-    elif recipe.objectives.perturbation.weight or recipe.log.gradient_cosine_every:
-        plan = Plan(world_size, 1)  # they need it
-    else:
-        needed = -(-first.world_size * first.micro_batches // world_size)
-        plan = Plan(world_size, max(1, min(needed, samples // world_size)))
-    check_batch_size(samples, plan.micro_batches, world_size)
+    plan = first if first.world_size == world_size else work.next_plan(first, world_size)
+    check_batch_size(recipe.data.samples_per_step, plan.micro_batches, world_size)
     return plan, first
+
+
+def micro_batches_as_large(first: Plan, world_size: int, samples_per_step: int) -> Plan:
+    """The plan whose micro-batches are as large as the first plan's, or smaller."""
+    needed = -(-first.world_size * first.micro_batches // world_size)
+    return Plan(world_size, max(1, min(needed, samples_per_step // world_size)))
 
 
 def notes_on(record: Record, *, plan: Plan, zero_stage: int) -> list[str]:
@@ -140,38 +128,26 @@ def notes_on(record: Record, *, plan: Plan, zero_stage: int) -> list[str]:
     return notes
 
 
-def _same_micro_batches(first: Plan, world_size: int) -> Plan:
-    parts = first.world_size * first.micro_batches
-    if parts % world_size:
-        raise RecipeError(
-            "objectives.micro_batch_contrastive takes its negatives from a micro-batch, and these would be other ones",
-            found=f"{world_size} ranks",
-            needed=f"a number of ranks that divides {parts}, the micro-batches of a step",
-            hint="use objectives.contrastive, which is the same on any number of ranks",
-        )
-    return Plan(world_size, parts // world_size)
-
-
-def _saved_recipe(start: Start) -> TrainRecipe:
+def _saved_recipe(start: Start, recipe: RunRecipe) -> RunRecipe:
     """Read anew, so that keys which a later version of the program brings have their defaults."""
-    return read_recipe(start.folder / RECIPE, TrainRecipe)
+    return read_recipe(start.folder / RECIPE, type(recipe))
 
 
-def _check_names(recipe: TrainRecipe, flat: Mapping[str, Any]) -> None:
-    for name in recipe.run.allow_changes:
-        if name != SHARDS and not any(_within(key, (name,)) for key in flat):
+def _check_names(work: Work, flat: Mapping[str, Any]) -> None:
+    contents = [allowed_as for allowed_as, _ in work.rules.contents.values()]
+    for name in work.recipe.run.allow_changes:
+        if name not in contents and not any(_within(key, (name,)) for key in flat):
             raise RecipeError(
                 "no such key or table",
                 where="run.allow_changes",
                 found=name,
-                needed=f'a key such as "optimizer.learning_rate", a table such as "schedule", or "{SHARDS}"',
+                needed='a key such as "optimizer.learning_rate", a table such as "schedule", or '
+                + " or ".join(f'"{name}"' for name in contents),
             )
 
 
 def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    return [
-        key for key in sorted({*before, *after}) if before.get(key) != after.get(key) and not _within(key, HARMLESS)
-    ]
+    return [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
 
 
 def _within(key: str, names: tuple[str, ...]) -> bool:

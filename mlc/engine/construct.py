@@ -29,13 +29,13 @@ from mlc.errors import RecipeError, UsageError
 from mlc.model.build import build_training_model
 from mlc.model.initialise import start_from_frequencies
 from mlc.model.training_model import TrainingModel
-from mlc.recipe import OptimizerSection, TrainRecipe
+from mlc.recipe import OptimizerSection, RunRecipe, TrainRecipe
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """The others wait in a collective while rank 0 hashes a checkpoint: minutes, for one of terabytes hours."""
 
 
-def prepare_process(recipe: TrainRecipe, ranks: RankInfo) -> torch.device:
+def prepare_process(recipe: RunRecipe, ranks: RankInfo) -> torch.device:
     """Everything that has to be settled before DeepSpeed is imported or a tensor is made.
 
     Returns:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlc.errors import RecipeError
-from mlc.recipe import TrainRecipe
+from mlc.recipe import RunRecipe
 
 OWNED_BY_RECIPE = {
     "train_batch_size": "data.samples_per_step",
@@ -32,7 +32,7 @@ OWNED_BY_RECIPE = {
 STAGES = (1, 2, 3)
 
 
-def deepspeed_config(recipe: TrainRecipe, world_size: int) -> dict[str, Any]:
+def deepspeed_config(recipe: RunRecipe, world_size: int) -> dict[str, Any]:
     """Read the recipe's DeepSpeed file and fill in what the recipe owns.
 
     Raises:

@@ -15,28 +15,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
 
 from mlc.checkpoint.fence import Fence
 from mlc.checkpoint.record import Position
-from mlc.data.batches import BatchBuilder, RankBatch
 from mlc.distributed.agree import from_rank_0
 from mlc.engine.construct import set_learning_rate
 from mlc.engine.divergence import DivergenceGuard
 from mlc.engine.metrics import MetricsWriter
-from mlc.engine.momentum import MomentumQueue
 from mlc.engine.sample_log import SampleLog
 from mlc.engine.saver import CheckpointSaver
 from mlc.engine.schedule import learning_rate_factor
 from mlc.engine.signals import RankSignals
-from mlc.engine.step import StepSums, Totals, TrainingStep, count_totals
-from mlc.engine.step_metrics import objective_metrics, speed_metrics
 from mlc.engine.stop import StopRequest
 from mlc.engine.update_guard import UpdateGuard
 from mlc.engine.watchdog import Watchdog
+from mlc.engine.work import Batch, Parts, StepResult, Totals
 from mlc.errors import FencedError
-from mlc.recipe import TrainRecipe
+from mlc.recipe import RunRecipe
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """At the folder that says who owns the run."""
@@ -58,42 +54,30 @@ class TrainingLoop:
     """Takes the steps of a run.
 
     Args:
-        recipe: resolved, with the micro-batches of this start.
-        languages: of the corpus.
-        vocab_size: of the shards' tokenizer.
-        builder: of batches.
-        engine: DeepSpeed engine.
-        queue: of negatives, where the run has one.
+        recipe: resolved.
+        parts: what is trained.
         saver: of this start.
         stop: requests of people and clusters.
         watchdog: told of every step.
         fence: on rank 0; None elsewhere.
         samples: log of what is consumed, where the recipe wants one.
-        device: of this rank.
     """
 
     def __init__(
         self,
-        recipe: TrainRecipe,
+        recipe: RunRecipe,
+        parts: Parts,
         *,
-        languages: list[str],
-        vocab_size: int,
-        builder: BatchBuilder,
-        engine: Any,
-        queue: MomentumQueue | None,
         saver: CheckpointSaver,
         stop: StopRequest,
         watchdog: Watchdog,
         fence: Fence | None,
         samples: SampleLog | None,
-        device: torch.device,
     ) -> None:
-        self._recipe, self._languages, self._vocab_size = recipe, languages, vocab_size
-        self._builder, self._engine, self._queue, self._saver = builder, engine, queue, saver
-        self._stop, self._watchdog, self._fence = stop, watchdog, fence
-        self._samples, self._device = samples, device
-        self._updates = UpdateGuard(engine, recipe.divergence.gradient_norm_limit)
-        self._step = TrainingStep.of(engine, recipe, languages=len(languages), device=device)
+        self._recipe, self._engine, self._saver = recipe, parts.engine, saver
+        self._batch_builder, self._steps, self._trial = parts.batches, parts.steps, parts.trial
+        self._stop, self._watchdog, self._fence, self._samples = stop, watchdog, fence, samples
+        self._updates = UpdateGuard(parts.engine, recipe.divergence.gradient_norm_limit)
         self._next_look = 0.0
         self.position = Position(0, 0, 0, 0)
 
@@ -108,37 +92,55 @@ class TrainingLoop:
         recipe, self.position, self._guard = self._recipe, position, guard
         if recipe.checkpoint.at_start and position.step == 0:
             self._save(writer)
+        if (enough := self._learned_enough()) is not None:  # a run that had ended is started once more
+            return Outcome("finished", enough)
         for batch, data_seconds in self._batches():
             started = time.perf_counter()
             self._watchdog.beat(f"step {self.position.step + 1}")
-            totals = count_totals(batch, device=self._device, signals=self._signals())
+            totals = self._steps.count(batch, self._signals())
             if (cause := self._obey(totals.signals, writer)) is not None:
                 return Outcome("stopped", cause)
-            sums, cosines = self._take(batch, totals)
-            metrics = objective_metrics(recipe, totals, sums, self._languages)
+            result = self._take(batch, totals)
             verdict = guard.judge(
                 self.position.step + 1,
                 batch.step,
-                loss=metrics["loss"],
+                loss=result.metrics["loss"],
                 grad_norm=self._gradient_norm(),
                 update_skipped=self._updates.left_out,
             )
             if verdict == "roll_back":
                 return Outcome("roll_back", guard.reason)
-            if self._queue is not None and verdict == "good":
-                self._saver.wait_for_copy()  # loss scaling may have left the update out that would have waited
-                self._queue.advance(batch)
+            if verdict == "good":
+                # Loss scaling may have left the update out that would have waited for the copy.
+                self._steps.follow(batch, self._saver.wait_for_copy)
             self._advance(batch, totals)
-            seconds = sums.seconds | {"data": data_seconds, "step": time.perf_counter() - started + data_seconds}
+            seconds = result.seconds | {"data": data_seconds, "step": time.perf_counter() - started + data_seconds}
             if writer is not None:
-                self._report(writer, metrics | cosines, totals, seconds)
+                self._report(writer, result, totals, seconds)
             self._stop.seen(step_seconds=seconds["step"])
+            self._try_out(writer)
             if self._is_due() and verdict == "good":
                 self._save(writer)
+            if (enough := self._learned_enough()) is not None:
+                self._save(writer, must_succeed=True)
+                return Outcome("finished", enough)
         self._save(writer, must_succeed=True)
         return Outcome("finished")
 
-    def _batches(self) -> Iterator[tuple[RankBatch, float]]:
+    def _learned_enough(self) -> str | None:
+        return None if self._trial is None else self._trial.enough()
+
+    def _try_out(self, writer: MetricsWriter | None) -> None:
+        """Score the model where that is due, and save it if it is the best so far."""
+        step = self.position.step
+        if self._trial is None or not self._trial.is_due(step):
+            return
+        self._watchdog.beat(f"scoring step {step}")
+        self._trial.score(step)
+        if self._trial.best_step == step:
+            self._save(writer)
+
+    def _batches(self) -> Iterator[tuple[Batch, float]]:
         """The run's remaining batches with the seconds the loop waited for each; one is built ahead."""
         skipped, number = self._guard.skipped, self.position.batch
         left = self._recipe.schedule.total_steps - self.position.step
@@ -148,10 +150,10 @@ class TrainingLoop:
                 started = time.perf_counter()
                 if coming is None:
                     number = skipped.next_batch(number)
-                    coming = worker.submit(self._builder.build, number)
+                    coming = worker.submit(self._batch_builder.build, number)
                 batch = coming.result()
                 number = skipped.next_batch(number + 1)
-                coming = worker.submit(self._builder.build, number) if place + 1 < left else None
+                coming = worker.submit(self._batch_builder.build, number) if place + 1 < left else None
                 yield batch, time.perf_counter() - started
 
     def _signals(self) -> RankSignals:
@@ -185,24 +187,19 @@ class TrainingLoop:
             from_rank_0(self._stop.honoured)
         return None
 
-    def _take(self, batch: RankBatch, totals: Totals) -> tuple[StepSums, dict[str, float]]:
-        recipe = self._recipe
-        factor = learning_rate_factor(recipe.schedule, self.position.step)
-        set_learning_rate(self._engine, recipe.optimizer.learning_rate * factor)
+    def _take(self, batch: Batch, totals: Totals) -> StepResult:
+        recipe, step = self._recipe, self.position.step
+        set_learning_rate(self._engine, recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, step))
         self._updates.begin()
         if self._samples is not None:
-            self._samples.write(self.position.step + 1, batch)
-        queued = self._queue.pairs() if self._queue else None
-        every = recipe.log.gradient_cosine_every
-        if every and (self.position.step + 1) % every == 0:
-            return self._step.take_by_terms(batch, totals, queued)
-        return self._step.take(batch, totals, queued), {}
+            self._samples.write(step + 1, batch)
+        return self._steps.take(batch, totals, step=step + 1)
 
     def _gradient_norm(self) -> float | None:
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
-    def _advance(self, batch: RankBatch, totals: Totals) -> None:
+    def _advance(self, batch: Batch, totals: Totals) -> None:
         self.position = replace(
             self.position,
             step=self.position.step + 1,
@@ -211,32 +208,21 @@ class TrainingLoop:
             tokens=self.position.tokens + totals.tokens,
         )
 
-    def _report(
-        self, writer: MetricsWriter, metrics: dict[str, Any], totals: Totals, seconds: dict[str, float]
-    ) -> None:
+    def _report(self, writer: MetricsWriter, result: StepResult, totals: Totals, seconds: dict[str, float]) -> None:
         recipe, step = self._recipe, self.position.step
         writer.advance(step)
-        cosines = any(key.startswith("gradient_") for key in metrics)
         left_out = self._updates.left_out
-        if step % recipe.log.every_steps and step < recipe.schedule.total_steps and not cosines and not left_out:
+        if step % recipe.log.every_steps and step < recipe.schedule.total_steps and not result.notable and not left_out:
             return
         factor = learning_rate_factor(recipe.schedule, step - 1)
-        speed = speed_metrics(
-            recipe,
-            totals,
-            seconds["step"],
-            vocab_size=self._vocab_size,
-            world_size=dist.get_world_size(),
-            device=self._device,
-        )
         writer.write(
             {
                 **asdict(self.position),
-                **metrics,
+                **result.metrics,
                 "lr": recipe.optimizer.learning_rate * factor,
                 "grad_norm": self._gradient_norm(),
                 "update_left_out": int(left_out),
-                **speed,
+                **self._steps.speed(totals, seconds["step"]),
                 **{f"seconds/{name}": value for name, value in seconds.items()},
                 "seconds/checkpoint": self._saver.seconds,
                 "time": time.time(),

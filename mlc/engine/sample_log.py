@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlc.data.batches import RankBatch
+from mlc.engine.work import Batch
 
 FOLDER = "samples"
 
@@ -36,7 +36,7 @@ class SampleLog:
         self._unwritten = b""
         self._lock = threading.Lock()  # `sync` is called from the thread that writes checkpoints
 
-    def write(self, step: int, batch: RankBatch) -> None:
+    def write(self, step: int, batch: Batch) -> None:
         """Note a batch that is about to be trained on; samples added for evenness are none."""
         numbers = np.concatenate([part.samples for part in batch.micro_batches])
         line = {"step": step, "batch": batch.step, "samples": sorted(numbers[numbers >= 0].tolist())}

@@ -46,11 +46,10 @@ from mlc.engine.divergence import DivergenceGuard
 from mlc.engine.engine_state import EngineState
 from mlc.engine.host_copies import HostCopies
 from mlc.engine.momentum import MomentumQueue
-from mlc.engine.parts import GIB, copied, parts_of, write_parts
+from mlc.engine.parts import GIB, WEIGHTS, copied, parts_of, write_parts
 from mlc.engine.signals import RankSignals
 from mlc.errors import CheckpointError, FencedError, MlcError
 from mlc.files import FileFacts, hash_file, sync_file
-from mlc.model.saving import write_description
 from mlc.recipe import CheckpointSection
 
 RECIPE = "recipe.toml"
@@ -66,9 +65,8 @@ class RunFacts:
         plan, first_plan: see `Record`.
         precision: of the run.
         recipe: resolved recipe in TOML.
-        model_info: keys of model/mlc.json that do not change from step to step.
-        backbone_config: of the encoder.
-        tokenizer: {name in the model folder: path} of the shards' tokenizer.
+        model_files: writes all files of the model folder but the weights, given what to state of this checkpoint.
+        also_keep: steps of checkpoints that are never superseded.
     """
 
     identity: dict[str, str]
@@ -76,9 +74,8 @@ class RunFacts:
     first_plan: Plan
     precision: str
     recipe: str
-    model_info: Mapping[str, Any]
-    backbone_config: Any
-    tokenizer: Mapping[str, Path]
+    model_files: Callable[[Path, Mapping[str, Any]], None]
+    also_keep: Callable[[], frozenset[int]] = frozenset
 
 
 @dataclass
@@ -360,13 +357,10 @@ class CheckpointSaver:
 
     def _describe(self, folder: Path, record: Record) -> dict[str, FileFacts]:
         """Write what is no tensor."""
-        for name, path in self._facts.tokenizer.items():
-            shutil.copyfile(path, folder / "model" / name)
-        info = {**self._facts.model_info, "parameters": record.parameters, **vars(record.position)}
-        write_description(folder / "model", self._facts.backbone_config, info)
+        self._facts.model_files(folder / "model", {"parameters": record.parameters, **vars(record.position)})
         (folder / RECIPE).write_text(self._facts.recipe, encoding="utf-8")
-        own = (f"model/{name}" for name in self._facts.tokenizer)
-        names = ["model/config.json", "model/mlc.json", *own, RECIPE]
+        written = {path.relative_to(folder).as_posix() for path in (folder / "model").iterdir()}
+        names = [RECIPE, *sorted(name for name in written if not name.startswith(WEIGHTS))]
         for name in names:
             sync_file(folder / name)
         return {name: FileFacts((folder / name).stat().st_size, hash_file(folder / name)) for name in names}
@@ -376,8 +370,9 @@ class CheckpointSaver:
         section = self._section
         folders = complete_checkpoints(self._run_folder)
         amid = [folder for folder in folders if is_amid_bad_steps(folder)]
+        kept = self._facts.also_keep()
         for folder in superseded(
-            folders, keep_last=section.keep_last, keep_every=section.keep_every, amid_bad_steps=amid
+            folders, keep_last=section.keep_last, keep_every=section.keep_every, also=kept, amid_bad_steps=amid
         ):
             try:
                 remove(folder, self._fence.work)
