@@ -62,14 +62,31 @@ def build_app() -> typer.Typer:
     from launchers.jobs import jobs
     from launchers.logs import logs
     from mlc.checkpoint.command import app as checkpoints
+    from mlc.embed.command import EXAMPLES as EMBED_EXAMPLES
+    from mlc.embed.command import embed
+    from mlc.embed.search_command import app as search
     from mlc.evaluate.command import app as evaluate
+    from mlc.export.command import EXAMPLES as EXPORT_EXAMPLES
     from mlc.export.command import export
+    from mlc.finetune.command import finetune
+    from mlc.generate.command import EXAMPLES as generate_examples
+    from mlc.generate.command import generate
 
     app.add_typer(prep, name="prep")
     app.add_typer(submit, name="submit")
     app.add_typer(checkpoints, name="checkpoints")
     app.add_typer(evaluate, name="evaluate")
-    app.command("export", epilog=_examples("mlc export runs/base exported/base"))(export)
+    app.command(
+        "finetune",
+        epilog=_examples(
+            "mlc finetune recipes/finetune_sentiment.toml",
+            "torchrun --nproc-per-node 2 -m mlc finetune recipes/finetune_sentiment.toml --set run.seed=2",
+        ),
+    )(finetune)
+    app.command("embed", epilog=_examples(*EMBED_EXAMPLES))(embed)
+    app.add_typer(search, name="search")
+    app.command("export", epilog=_examples(*EXPORT_EXAMPLES))(export)
+    app.command("generate", epilog=_examples(*generate_examples))(generate)
     app.command(
         "jobs",
         epilog=_examples(

@@ -136,6 +136,35 @@ class ModelSection(Section):
         return self
 
 
+class StartSection(Section):
+    """Which trained model a new run's first weights come from (docs/initialisation.md). A run that goes on from a
+    checkpoint of its own does not read it any more."""
+
+    model: str = ""
+    """A run (its newest checkpoint), a checkpoint, an export, or a Hugging Face encoder's folder or hub name; empty =
+    all weights are drawn."""
+    layers: Literal["copy", "stack", "interleave"] = "copy"
+    """copy: as many blocks as the start has; stack: block i + L from block i; interleave: each block several times in
+    a row."""
+    added_blocks: Literal["zero", "copy"] = "zero"
+    """zero: blocks that the start does not have write 0 to the residual stream at first, so that the function stays;
+    copy: they are copies."""
+    vocabulary: Literal["same", "carry"] = "same"
+    """same: the shards' tokenizer must be the start's; carry: it may be another, and embeddings are carried over."""
+    heads: bool = True
+    """Carry the token heads, the projection and the query of attention pooling too, where the start has them."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
+        keys = [key for key in type(self).model_fields if key != "model"]
+        changed = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
+        if changed and not self.model:
+            raise ValueError(f"{', '.join(changed)}: without start.model there is nothing to carry")
+        if self.layers == "copy" and self.added_blocks == "copy":
+            raise ValueError('added_blocks = "copy" needs layers = "stack" or "interleave": "copy" adds no blocks')
+        return self
+
+
 class OptimizerSection(Section):
     """AdamW (Loshchilov & Hutter 2019) and gradient clipping."""
 
@@ -255,7 +284,8 @@ class RunRecipe(Section):
 
     def to_toml(self) -> str:
         """The resolved recipe, every default written out."""
-        return tomli_w.dumps(json.loads(self.model_dump_json()), multiline_strings=True)
+        # TOML has no null; a key that is left out is read as None again.
+        return tomli_w.dumps(json.loads(self.model_dump_json(exclude_none=True)), multiline_strings=True)
 
 
 class TrainRecipe(RunRecipe):
@@ -263,7 +293,17 @@ class TrainRecipe(RunRecipe):
 
     data: DataSection
     model: ModelSection = ModelSection()
+    start: StartSection = StartSection()
     objectives: ObjectivesSection
+
+    @pydantic.model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.start.model and self.model.path:
+            raise ValueError(
+                "start.model and model.path are two starts: leave one out (an encoder of transformers that starts from "
+                "a run has model.config)"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _objectives_fit(self) -> Self:

@@ -48,8 +48,8 @@ def rank_environment(rank: int, world_size: int, port: str) -> dict[str, str]:
     )
 
 
-def train_arguments(recipe: Path, run_folder: Path, overrides: Sequence[str]) -> list[str]:
-    arguments = ["train", str(recipe)]
+def train_arguments(recipe: Path, run_folder: Path, overrides: Sequence[str], command: str = "train") -> list[str]:
+    arguments = [command, str(recipe)]
     for setting in (f"run.folder={run_folder}", *overrides):
         arguments += ["--set", setting]
     return arguments
@@ -119,12 +119,14 @@ class TrainingServer:
         *overrides: str,
         world_size: int = 2,
         faults: Sequence[Fault] = (),
+        command: str = "train",
     ) -> Training:
         """All ranks of one start of a run.
 
         Args:
             recipe, run_folder, overrides: of the run; an override is "section.key=value".
             world_size: number of ranks.
+            command: of mlc: train or finetune.
             faults: what happens to them.
         """
         port = str(free_port())
@@ -133,7 +135,7 @@ class TrainingServer:
             descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=f"{run_folder.name}-{rank}-", suffix=".txt")
             os.close(descriptor)
             request = {
-                "arguments": train_arguments(recipe, run_folder, overrides),
+                "arguments": train_arguments(recipe, run_folder, overrides, command),
                 "environment": rank_environment(rank, world_size, port),
                 "output": name,
                 "faults": [asdict(fault) for fault in faults if fault.rank in (None, rank)],

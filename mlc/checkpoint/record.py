@@ -31,6 +31,8 @@ from mlc.files import FileFacts, json_bytes, sync_folder
 RECORD_NAME = "complete.json"
 LATEST_NAME = "latest"
 """Beside the checkpoints, for people and scripts: the name of the newest."""
+BEST_NAME = "best"
+"""Beside the checkpoints of a run that scores them: the name of the best."""
 VERSION = 2
 
 _STEP_FOLDER = re.compile(r"step-([0-9]{8,})")

@@ -77,6 +77,15 @@ def ordinary_pieces(content: Mapping[str, Any]) -> dict[str, int]:
     return {piece: number for piece, number in pieces.items() if piece not in added}
 
 
+def bytes_of_letters(piece: str) -> bytes:
+    """The bytes that a piece of ByteLevel stands for.
+
+    Raises:
+        KeyError: a letter stands for none.
+    """
+    return bytes(_BYTES[letter] for letter in piece)
+
+
 def _steps(step: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     """A normalizer or pre-tokenizer, or the parts of a sequence of them."""
     if step is None:

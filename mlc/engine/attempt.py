@@ -36,6 +36,7 @@ from mlc.engine.watchdog import Watchdog
 from mlc.engine.work import Parts, Work
 from mlc.errors import EXIT_FAILED, EXIT_SAVED, CheckpointError, FencedError, MlcError, RecipeError
 from mlc.files import json_bytes, write_json
+from mlc.recipe import RunRecipe
 
 EXIT_NAME = "exit.json"
 LEAVING_SECONDS = 120.0
@@ -62,11 +63,16 @@ class _Attempt:
     """One start of a run on this rank."""
 
     def __init__(self, work: Work, ranks: RankInfo) -> None:
-        self.work, self.recipe, self.ranks = work, work.recipe, ranks
+        self.work, self.ranks = work, ranks
         self.run_folder = Path(work.recipe.run.folder)
         self.fence: Fence | None = None
         """On rank 0, once the run is taken over."""
         self.console = Console() if ranks.rank == 0 else None
+
+    @property
+    def recipe(self) -> RunRecipe:
+        """Of the work; what follows from the data (the number of steps) stands in it once the work is checked."""
+        return self.work.recipe
 
     def run(self, *, ends_process: bool) -> int:
         try:

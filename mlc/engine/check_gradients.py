@@ -143,6 +143,8 @@ def small_recipe(
         notes.append(f"model.layer = {layers}, not {model.layer}")
     if dropout:
         notes.append("no dropout")
+    if recipe.start.model:
+        notes.append("weights drawn, not those of start.model")
     if recipe.objectives.contrastive.queue.size:
         notes.append(f"a made-up queue of {QUEUED_PAIRS} pairs, not the momentum encoder's")
     small = _changed(recipe, "model", {**changes, "layer": min(model.layer, layers)})

@@ -152,7 +152,25 @@ def build_engine(
             mean_blank_tokens=recipe.objectives.glm.mean_span_tokens,
             gathered=gathered,
         )
-    groups = parameter_groups(model, recipe.optimizer)
+    return engine_around(model, parameter_groups(model, recipe.optimizer), recipe, ranks, device)
+
+
+def engine_around(
+    model: nn.Module, groups: list[dict[str, Any]], recipe: RunRecipe, ranks: RankInfo, device: torch.device
+) -> Any:
+    """A model under DeepSpeed with AdamW.
+
+    Args:
+        model: whole on every rank, or born sharded.
+        groups: of parameters that learn, with "weight_decay", "learning_rate_scale" and, where they do not learn from
+            the start, "first_step".
+        recipe: resolved recipe.
+        ranks: of this process.
+        device: of this rank.
+    """
+    import deepspeed
+
+    config = deepspeed_config(recipe, ranks.world_size)
     offloaded = config["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
     optimizer = _adamw(groups, recipe.optimizer, offloaded=offloaded and device.type != "cpu")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
@@ -174,10 +192,14 @@ def parameter_groups(model: TrainingModel, optimizer: OptimizerSection) -> list[
     return [{"learning_rate_scale": 1.0, **group} for group in groups if group["params"]]
 
 
-def set_learning_rate(engine: Any, learning_rate: float) -> None:
-    """Set every parameter group's learning rate for the coming step."""
+def set_learning_rate(engine: Any, learning_rate: float, step: int) -> None:
+    """Set every parameter group's learning rate for the coming step, counted from 0.
+
+    Before its first step a group has a rate of 0, with which AdamW leaves every bit of its weights alone.
+    """
     for group in engine.optimizer.param_groups:
-        group["lr"] = learning_rate * group["learning_rate_scale"]
+        learns = step >= group.get("first_step", 0)
+        group["lr"] = learning_rate * group["learning_rate_scale"] if learns else 0.0
 
 
 def parameter_count(model: TrainingModel) -> int:
@@ -196,6 +218,7 @@ def gathered(parameter: nn.Parameter) -> AbstractContextManager[Any]:
 
 
 def _adamw(groups: list[dict[str, Any]], optimizer: OptimizerSection, *, offloaded: bool) -> torch.optim.Optimizer:
+    """AdamW over parameter groups; DeepSpeed's own where its states are in host memory."""
     if offloaded:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -26,11 +26,19 @@ from torch.utils.hooks import RemovableHandle
 
 from mlc.engine.shards import own_part
 from mlc.errors import CheckpointError, RecipeError
-from mlc.tensor_files import Piece, PieceReader
+from mlc.tensor_files import Piece
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LOSS_SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """What a dynamic loss scaler (fp16) changes from step to step."""
+
+
+class RangeReader(Protocol):
+    """Gives ranges of whole parameters, as `mlc.tensor_files.PieceReader` does."""
+
+    def read_into(self, key: str, start: int, out: Tensor) -> None:
+        """Fill `out` (n,) with elements start .. start + n - 1 of the flattened tensor `key`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class EngineState:
 
     @torch.no_grad()
     def restore(
-        self, weights: PieceReader, moments: PieceReader, *, optimizer_steps: int, loss_scaler: Mapping[str, float]
+        self, weights: RangeReader, moments: RangeReader, *, optimizer_steps: int, loss_scaler: Mapping[str, float]
     ) -> None:
         """Become what was saved, under whatever stage and on however many ranks that was; a collective.
 

@@ -189,7 +189,8 @@ class TrainingLoop:
 
     def _take(self, batch: Batch, totals: Totals) -> StepResult:
         recipe, step = self._recipe, self.position.step
-        set_learning_rate(self._engine, recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, step))
+        learning_rate = recipe.optimizer.learning_rate * learning_rate_factor(recipe.schedule, step)
+        set_learning_rate(self._engine, learning_rate, step)
         self._updates.begin()
         if self._samples is not None:
             self._samples.write(step + 1, batch)

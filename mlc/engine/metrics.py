@@ -38,7 +38,11 @@ def is_clock(key: str) -> bool:
 
 def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, in order; a torn last line is ignored."""
-    path = run_folder / METRICS_NAME
+    return read_lines(run_folder / METRICS_NAME)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, in order; none where there is no file; a torn last line is ignored."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

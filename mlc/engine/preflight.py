@@ -112,22 +112,34 @@ def environment(ranks: RankInfo) -> dict[str, Any]:
 
 
 def _check_tokenizer(recipe: TrainRecipe, manifest: Manifest) -> None:
-    if not recipe.model.path:  # a model from scratch takes the shards' vocabulary
-        return
+    if recipe.model.path:  # a model from scratch takes the shards' vocabulary
+        check_model_tokenizer(recipe.model.path, "model.path", manifest)
+
+
+def check_model_tokenizer(source: str, key: str, manifest: Manifest) -> None:
+    """Refuse shards that were made with another tokenizer than a Hugging Face model's.
+
+    Args:
+        source: folder or hub name of the model.
+        key: of the recipe, which names it.
+        manifest: of the shards.
+
+    Raises:
+        RecipeError: the model cannot be read, or its ids are others.
+    """
     from transformers import AutoConfig
 
-    source = recipe.model.path
     try:
         config = AutoConfig.from_pretrained(source)
         vocab_size = int(config.vocab_size)
     except (OSError, ValueError) as error:
-        raise RecipeError("no Hugging Face model can be read", found=f"{source}: {error}", where="model.path") from None
+        raise RecipeError("no Hugging Face model can be read", found=f"{source}: {error}", where=key) from None
     if config.model_type in OFFSET_IDS and manifest.tokenizer.kind == "sentencepiece":
         raise RecipeError(
             "this model's token ids are not those of its SentencePiece model, with which the shards were made",
             found=f"{source}, of type {config.model_type}",
             needed="shards made with the model's tokenizer.json, or a model with SentencePiece's own ids, such as mT5",
-            where="model.path",
+            where=key,
             hint="build the shards with [tokenizer] path = the model's Hugging Face folder, which holds tokenizer.json",
         )
     most = vocab_size + len(SPECIAL_TOKENS)  # ours may come after the model's own
@@ -136,7 +148,7 @@ def _check_tokenizer(recipe: TrainRecipe, manifest: Manifest) -> None:
             "the shards were made with another tokenizer than the model's",
             found=f"{manifest.tokenizer.vocab_size} ids, tokenizer {manifest.tokenizer.sha256[:12]}",
             needed=f"at most {most} ids, of the tokenizer of {source}",
-            where=recipe.data.shards,
+            where=f"{key}, {manifest.folder}",
             hint="build the shards with that model's tokenizer ([tokenizer] path = ... in the data_prep recipe)",
         )
 

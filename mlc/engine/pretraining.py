@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mlc.checkpoint.record import Plan
+from mlc.checkpoint.record import Plan, checkpoint_folders
 from mlc.data.batches import BatchBuilder, RankBatch
 from mlc.data.corpus import Corpus
 from mlc.data.manifest import Manifest
@@ -27,6 +27,7 @@ from mlc.engine.momentum import MomentumQueue, build_momentum_queue
 from mlc.engine.preflight import check_run, run_identity
 from mlc.engine.resume import Start
 from mlc.engine.signals import RankSignals
+from mlc.engine.start_from import begin, check_start
 from mlc.engine.step import Totals, TrainingStep, count_totals
 from mlc.engine.step_metrics import objective_metrics, speed_metrics
 from mlc.engine.work import ChangeRules, Parts, StepResult
@@ -37,7 +38,8 @@ from mlc.recipe import TrainRecipe
 RULES = ChangeRules(
     harmless=("data.shards",),  # compared by content
     # The model's tensors are those of the checkpoint; sample numbers are multiples of the global batch.
-    fixed=("model", "data.samples_per_step"),
+    # Where the first weights came from is a fact; a run that goes on does not read it.
+    fixed=("model", "start", "data.samples_per_step"),
     not_fixed=("model.dropout",),
     contents={"shards": ("shards", "shards"), "encoder": ("model.config", "content of model.config")},
 )
@@ -56,6 +58,9 @@ class Pretraining:
     def check(self, world_size: int) -> None:
         """Refuse what cannot work; see `mlc.engine.preflight.check_run`."""
         self._manifest = check_run(self.recipe, world_size)
+        # A run with a checkpoint goes on from that: what it started from may be gone.
+        if self.recipe.start.model and not checkpoint_folders(Path(self.recipe.run.folder)):
+            check_start(self.recipe, self._manifest)
 
     def open(self) -> None:
         """Open the shards."""
@@ -92,6 +97,9 @@ class Pretraining:
         recipe = self.recipe.model_copy(update={"data": data})
         tokenizer = self._manifest.tokenizer
         engine = engine_for(recipe, ranks, self._corpus, device)
+        state = EngineState(engine)
+        if recipe.start.model and start is None:
+            begin(recipe, self._manifest, engine, state)  # before a queue's encoder copies the weights
         queue = build_momentum_queue(
             recipe, engine, vocab_size=tokenizer.vocab_size, special_ids=tokenizer.special_ids, device=device
         )
@@ -100,7 +108,7 @@ class Pretraining:
             batches=batches,
             steps=PretrainingSteps(engine, recipe, self._corpus, queue, device),
             engine=engine,
-            state=EngineState(engine),
+            state=state,
             model_files=partial(_write_model_files, self._model_info(), engine.module.backbone_config, self._manifest),
             queue=queue,
             fill_queue=partial(queue.fill, batches, recipe.schedule.total_steps) if queue is not None else None,

@@ -217,7 +217,7 @@ class TrainingStep:
         self, loss: Callable[[], Tensor], work: _Work, after_backward: Callable[[], None] = lambda: None
     ) -> None:
         started = time.perf_counter()
-        value = _no_update_unless_finite(loss())
+        value = no_update_unless_finite(loss())
         forwarded = time.perf_counter()
         # Exactly one backward a forward: under ZeRO-3 a second one would silently lose gradients.
         self._engine.backward(value, scale_wrt_gas=False)
@@ -292,7 +292,7 @@ class TrainingStep:
         ids = ViewIds.join([ViewIds.of(tensors) for tensors in micro_batches])
         sums = self._contrast("contrastive", views, ids, temperature, work)
         term = Term(sums.loss, work.totals.denominators["contrastive"], self._objectives.contrastive.weight)
-        loss = _no_update_unless_finite(joint_loss({"contrastive": term}, self._world_size))
+        loss = no_update_unless_finite(joint_loss({"contrastive": term}, self._world_size))
         loss.backward()  # type: ignore[no-untyped-call]
         work.seconds["forward"] += time.perf_counter() - started
         return _ContrastGradients(
@@ -384,7 +384,7 @@ def to_tensors(batch: MicroBatch, device: torch.device) -> Tensors:
     }
 
 
-def _no_update_unless_finite(loss: Tensor) -> Tensor:
+def no_update_unless_finite(loss: Tensor) -> Tensor:
     """The loss; one that is not finite gets a gradient that is not, so that no rank makes an update of this step."""
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 

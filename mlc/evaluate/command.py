@@ -6,8 +6,7 @@ Out: a table on standard output, and a JSON file where asked; MlcError goes up t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -15,16 +14,23 @@ import typer
 from rich.console import Console
 
 from mlc.errors import UsageError
+from mlc.evaluate.commands_of_pairs import app as pairs_app
+from mlc.evaluate.commands_of_texts import app as texts_app
+from mlc.evaluate.intervals import Bootstrap
+from mlc.evaluate.options import PRECISIONS, check_choice, check_folder, examples_epilog, progress_bar
+from mlc.evaluate.plots import check_plot, draw_heat_map
+from mlc.evaluate.similarity import SCORINGS, Scoring
 from mlc.files import write_json
 
 if TYPE_CHECKING:
     from mlc.evaluate.report import RetrievalReport
-    from mlc.tasks.encoder import Precision, Progress, TextEncoder
+    from mlc.tasks.encoder import Precision, TextEncoder
     from mlc.tasks.parallel_texts import ParallelTexts
 
 app = typer.Typer(no_args_is_help=True, help="Score a model on a task.")
+app.add_typer(pairs_app)  # without a name: its commands become commands of this one
+app.add_typer(texts_app)
 
-PRECISIONS = ("fp32", "bf16")
 BEST = "best"
 
 
@@ -37,10 +43,11 @@ EXAMPLES = (
     "mlc evaluate retrieval --model runs/base --data tatoeba/",
     "mlc evaluate retrieval --model runs/base/checkpoints/step-00001000 --data dev/ --languages en,de --json out.json",
     "mlc evaluate retrieval --model xlm-r-base/ --data tatoeba/ --layer best --dev dev/",
+    "mlc evaluate retrieval --model runs/base --data tatoeba/ --scoring margin --plot pairs.svg",
 )
 
 
-@app.command(epilog="[bold]Examples:[/bold]\n\n" + "\n\n".join(f"  $ {example}" for example in EXAMPLES))
+@app.command(epilog=examples_epilog(EXAMPLES))
 def retrieval(
     model: Annotated[str, typer.Option(help="Run folder, checkpoint, export, Hugging Face folder or name.")],
     data: Annotated[list[Path], typer.Option(help="Files or folders of parallel texts; may be given several times.")],
@@ -58,7 +65,13 @@ def retrieval(
     threads: Annotated[int | None, typer.Option(min=1, help="Intra-op threads. Default: torch's.")] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Only the first N texts of each pair of languages.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=3, help="Longest text. Default: as trained.")] = None,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one batch, padding included.")] = 16384,
+    batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of one batch, padding included. Default: by device.")
+    ] = None,
+    scoring: Annotated[str, typer.Option(help="cosine, csls or margin (ratio margin).")] = "cosine",
+    resamples: Annotated[int, typer.Option(min=2, help="Bootstrap resamples of the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw a heat map of language pairs: .svg or .png.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
 ) -> None:
     """Translation retrieval: is a text's translation the nearest of all candidates?
@@ -79,6 +92,9 @@ def retrieval(
         limit=limit,
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
+        scoring=scoring,
+        bootstrap=Bootstrap(resamples, seed),
+        plot=plot,
         json_file=json_file,
     )
 
@@ -96,7 +112,10 @@ def run_retrieval(
     threads: int | None = None,
     limit: int | None = None,
     max_tokens: int | None = None,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
+    scoring: str = "cosine",
+    bootstrap: Bootstrap = Bootstrap(),  # noqa: B008 (frozen)
+    plot: Path | None = None,
     json_file: Path | None = None,
     console: Console | None = None,
 ) -> RetrievalReport:
@@ -104,6 +123,8 @@ def run_retrieval(
 
     Args:
         layer: a number, "best" (then `dev` chooses among mean-pooled layers without projection), or None = as trained.
+        scoring: cosine, csls or margin.
+        plot: .svg or .png of a heat map.
         console: where the table goes; None = standard output.
 
     Raises:
@@ -111,11 +132,13 @@ def run_retrieval(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from mlc.evaluate.report import print_report
+    from mlc.evaluate.report import directions, print_report
     from mlc.tasks.encoder import TextEncoder
     from mlc.tasks.parallel_texts import read_parallel_texts
 
     layer_number = _check_options(layer, dev, pooling, projection, precision, json_file)
+    known_scoring = check_choice(scoring, SCORINGS, "--scoring")
+    check_plot(plot)
     pairs = read_parallel_texts(data, languages=languages, limit=limit)
     dev_pairs = read_parallel_texts(dev, limit=limit) if dev else []
     disable_progress_bar()  # transformers' own: they tell of single files
@@ -133,9 +156,13 @@ def run_retrieval(
         pairs,
         dev_pairs,
         batch_tokens=batch_tokens,
+        scoring=known_scoring,
+        bootstrap=bootstrap,
         facts={"model": model, "data": tuple(map(str, data)), "dev": tuple(map(str, dev)), "limit": limit},
     )
     print_report(report, console or Console())
+    if plot is not None:
+        draw_heat_map(directions(report.pairs), plot, f"retrieval, {scoring} top-1 in %")
     if json_file is not None:
         write_json(json_file, report.to_json())
     return report
@@ -146,8 +173,10 @@ def score_encoder(
     pairs: Sequence[ParallelTexts],
     dev_pairs: Sequence[ParallelTexts],
     *,
-    batch_tokens: int,
+    batch_tokens: int | None,
     facts: dict[str, Any],
+    scoring: Scoring = "cosine",
+    bootstrap: Bootstrap = Bootstrap(),  # noqa: B008 (frozen)
 ) -> RetrievalReport:
     """Choose the layer where `dev_pairs` are given, then score `pairs`; progress goes to standard error."""
     from mlc.evaluate.report import RetrievalReport
@@ -156,15 +185,16 @@ def score_encoder(
 
     dev_top1 = None
     if dev_pairs:
-        with _progress("dev", len(unique_texts(dev_pairs))) as advance:
+        with progress_bar("dev", len(unique_texts(dev_pairs))) as advance:
             chosen, dev_top1 = best_layer(
                 dev_pairs,
                 lambda texts: encoder.encode_layers(texts, batch_tokens=batch_tokens, progress=advance),
+                scoring,
             )
         encoder = encoder.with_representation(Representation(layer=chosen))
-    with _progress("encoding", len(unique_texts(pairs))) as advance:
+    with progress_bar("encoding", len(unique_texts(pairs))) as advance:
         scores = evaluate_retrieval(
-            pairs, lambda texts: encoder.encode(texts, batch_tokens=batch_tokens, progress=advance)
+            pairs, lambda texts: encoder.encode(texts, batch_tokens=batch_tokens, progress=advance), scoring
         )
     return RetrievalReport(
         checkpoint=encoder.model.source.name,
@@ -177,6 +207,8 @@ def score_encoder(
         pairs=tuple(scores),
         dev_top1=dev_top1,
         skipped_checkpoints=encoder.model.source.skipped,
+        scoring=scoring,
+        bootstrap=bootstrap,
         **facts,
     )
 
@@ -191,8 +223,7 @@ def _check_options(
 ) -> int | None:
     if precision not in PRECISIONS:
         raise UsageError("no such precision", found=precision, needed=" or ".join(PRECISIONS), where="--precision")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UsageError("the folder does not exist", found=str(json_file.parent), where="--json")
+    check_folder(json_file, "--json")
     if layer == BEST:
         if not dev:
             raise UsageError("--layer best needs a dev split to choose on", needed="--dev PATH", where="--layer")
@@ -207,13 +238,3 @@ def _check_options(
         return int(layer)
     except ValueError:
         raise UsageError("no such layer", found=layer, needed=f"a number or {BEST}", where="--layer") from None
-
-
-@contextmanager
-def _progress(what: str, texts: int) -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("texts"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=texts)
-        yield lambda done: bar.advance(task, done)

@@ -1,113 +1,149 @@
 """The README.md of an export.
 
-In:  the export's mlc.json and the representation it was trained for.
-Out: Markdown whose code example runs as it stands (a test runs it).
+In:  the export's mlc.json, the representation it was trained for, what was compared, and what the caller states.
+Out: Markdown whose code examples run as they stand (a test runs them).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mlc.export.card_examples import examples
+from mlc.export.card_facts import CardNotes, ScoreRow
+from mlc.export.compare import Comparison
 from mlc.tasks.encoder import Representation, describe
 
-_POOLING_CODE = {
-    "mean": ('mask = batch["attention_mask"].unsqueeze(-1)', "pooled = (states * mask).sum(1) / mask.sum(1)"),
-    "cls": ("pooled = states[:, 0]",),
-    "attention": (
-        'query = load_file(f"{folder}/attention_pooling.safetensors")["query"]',
-        'score = (states @ query).masked_fill(batch["attention_mask"] == 0, -torch.inf)',
-        "pooled = (states * score.softmax(1).unsqueeze(-1)).sum(1)",
-    ),
-    "last": ('last = batch["attention_mask"].sum(1) - 1', "pooled = states[torch.arange(len(states)), last]"),
-}
+MOST_FILES = 20
+"""Names of source files that a card lists."""
+
+
+@dataclass(frozen=True)
+class CardModel:
+    """The model of a card.
+
+    Attributes:
+        layers, width: of the backbone.
+        own_code: the model is this project's GLM, whose code lies in the export.
+        half: the backbone is the encoder of an encoder-decoder.
+        weight_bytes: of the files of weights; 0 where there are none.
+    """
+
+    layers: int
+    width: int
+    own_code: bool
+    half: bool
+    weight_bytes: int = 0
 
 
 def model_card(
     description: Mapping[str, Any],
     representation: Representation,
-    *,
-    layers: int,
-    width: int,
-    own_code: bool,
-    half: bool,
+    model: CardModel,
+    comparisons: Sequence[Comparison] = (),
+    notes: CardNotes | None = None,
 ) -> str:
     """The card.
 
     Args:
         description: content of the export's mlc.json.
-        layers, width: of the backbone.
-        own_code: the model is this project's GLM, whose code lies in the export.
-        half: the backbone is the encoder of an encoder-decoder.
+        representation: what the examples compute.
+        model: its size and kind.
+        comparisons: how the export was checked.
+        notes: licence, data, scores.
     """
-    languages: list[str] = description["languages"]
-    chosen = describe(representation, layers)
-    front = ["---", "library_name: transformers", "pipeline_tag: feature-extraction"]
-    if languages:
+    notes = notes or CardNotes()
+    parts = [
+        _front_matter(description, notes),
+        ["# Multilingual text encoder", "", "Written by `mlc export`.", ""],
+        _facts(description, representation, model),
+        _training_data(description, notes),
+        _scores(notes.scores),
+        *examples(description, representation, model.own_code, model.half),
+        _checks(comparisons),
+        _limits(description, representation, model),
+    ]
+    return "\n".join(line for part in parts for line in part) + "\n"
+
+
+def _front_matter(description: Mapping[str, Any], notes: CardNotes) -> list[str]:
+    formats = description["formats"]
+    sentences = "sentence-transformers" in formats
+    lines = ["---", f"library_name: {'sentence-transformers' if sentences else 'transformers'}"]
+    lines.append(f"pipeline_tag: {'sentence-similarity' if sentences else 'feature-extraction'}")
+    if notes.license:
+        lines.append(f'license: "{notes.license}"')
+    if description["languages"]:
         # Quoted: YAML reads a bare "no" (Norwegian) as false.
-        front += ["language:", *(f'- "{language}"' for language in languages)]
-    front += ["---", ""]
+        lines += ["language:", *(f'- "{language}"' for language in description["languages"])]
+    lines += ["tags:", *(f"- {tag}" for tag in (*formats, "feature-extraction")), "---", ""]
+    return lines
+
+
+def _facts(description: Mapping[str, Any], representation: Representation, model: CardModel) -> list[str]:
+    chosen = describe(representation, model.layers)
     trained = description["contrast"] is not None
+    weights = f"{description['dtype']}, {model.weight_bytes / 1e6:.1f} MB" if model.weight_bytes else "ONNX only"
+    rounded = [dtype for dtype in description["rounded"] if dtype != description["dtype"]]
     facts = {
-        "Languages": ", ".join(languages) or "not recorded",
-        "Size": f"{layers} layers, width {width}, {description['vocab_size']} tokens",
+        "Languages": ", ".join(description["languages"]) or "not recorded",
+        "Size": f"{model.layers} layers, width {model.width}, {description['vocab_size']} tokens",
+        "Weights": weights + (f"; rounded to {', '.join(rounded)} before" if rounded else ""),
         "Longest input": f"{description['max_tokens']} tokens, [CLS] and [SEP] included",
         "Training step": description["step"] if description["step"] is not None else "not recorded",
         "Embedding": f"layer {chosen['layer']} (0 = embeddings), {chosen['pooling']} pooling, "
         f"{'with' if chosen['projection'] else 'without'} projection"
         + ("" if trained else "; not trained with a contrastive objective"),
-        **{f"sha256 of the {key}": f"`{value}`" for key, value in description["identity"].items()},
+        "Objectives": ", ".join(_objectives(description)) or "not recorded",
     }
-    return "\n".join(
-        [
-            *front,
-            "# Multilingual text encoder",
-            "",
-            "Written by `mlc export`.",
-            "",
-            *(f"* {name}: {value}" for name, value in facts.items()),
-            "",
-            "## Use",
-            "",
-            "Run in this folder, or put its path in the place of `folder`:",
-            "",
-            "```python",
-            *_example(representation, own_code, half),
-            "```",
-            "",
-            *_limits(trained, own_code, half),
-            "",
-        ]
-    )
+    return [*(f"* {name}: {value}" for name, value in facts.items()), ""]
 
 
-def _example(representation: Representation, own_code: bool, half: bool) -> list[str]:
-    trust = ", trust_remote_code=True" if own_code else ""
-    states = (
-        "output.last_hidden_state" if representation.layer == -1 else f"output.hidden_states[{representation.layer}]"
-    )
-    reads_files = representation.projection or representation.pooling == "attention"
-    lines = [
-        "import torch",
-        *(["from safetensors.torch import load_file"] if reads_files else []),
-        "from transformers import AutoModel, AutoTokenizer",
-        "",
-        'folder = "."',
-        'texts = ["A text.", "Ein Text."]',
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        f"model = AutoModel.from_pretrained(folder{trust}){'.get_encoder()' if half else ''}.eval()",
-        'batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")',
-        "with torch.inference_mode():",
-        "    output = model(**batch, output_hidden_states=True)",
-        f"states = {states}",
-        *_POOLING_CODE[representation.pooling],
+def _objectives(description: Mapping[str, Any]) -> list[str]:
+    objectives = description.get("objectives") or {}
+    return [
+        f"{name} (weight {section['weight']:g})"
+        for name, section in objectives.items()
+        if isinstance(section, dict) and section.get("weight")
     ]
-    if representation.projection:
-        lines.append('pooled = pooled @ load_file(f"{folder}/projection.safetensors")["weight"].T')
-    return [*lines, "embeddings = torch.nn.functional.normalize(pooled, dim=-1)", "print(embeddings @ embeddings.T)"]
 
 
-def _limits(trained: bool, own_code: bool, half: bool) -> list[str]:
+def _training_data(description: Mapping[str, Any], notes: CardNotes) -> list[str]:
+    lines = ["## Training data", ""]
+    data = description.get("training_data") or {}
+    for source in data.get("sources", ()):
+        lines.append("* " + ", ".join(f"{key} {value}" for key, value in source.items()))
+    if data.get("tokens"):
+        lines.append(f"* {data['documents']:,} documents, {data['pairs']:,} pairs, {data['tokens']:,} tokens in shards")
+    files = data.get("files", [])
+    if files:
+        more = f" and {len(files) - MOST_FILES} more" if len(files) > MOST_FILES else ""
+        lines.append(f"* read from {', '.join(files[:MOST_FILES])}{more}")
+    lines += [f"* sha256 of the {key}: `{value}`" for key, value in description["identity"].items()]
+    lines.append(f"* {notes.data_note or 'What the texts are, and under which licences, was not stated.'}")
+    lines.append(f"* Licence of the model: {notes.license or 'not stated'}")
+    return [*lines, ""]
+
+
+def _scores(rows: Sequence[ScoreRow]) -> list[str]:
+    lines = ["## Scores", ""]
+    if not rows:
+        return [*lines, "None were given.", ""]
+    lines += ["| task | score | value | data | of |", "|---|---|---|---|---|"]
+    for row in rows:
+        interval = f" ({row.low:.3f} to {row.high:.3f})" if row.low is not None and row.high is not None else ""
+        cells = (row.task, row.name, f"{row.value:.3f}{interval}", row.data, row.model)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [*lines, "", "As `mlc evaluate` wrote them; they were not computed again from this folder.", ""]
+
+
+def _checks(comparisons: Sequence[Comparison]) -> list[str]:
+    lines = ["## How it was checked", "", "Before this folder got its name it was opened again and compared:", ""]
+    return [*lines, *(f"* {comparison}" for comparison in comparisons), ""]
+
+
+def _limits(description: Mapping[str, Any], representation: Representation, model: CardModel) -> list[str]:
     limits = [
         "## Limits",
         "",
@@ -115,13 +151,20 @@ def _limits(trained: bool, own_code: bool, half: bool) -> list[str]:
         "* Similarity of embeddings says nothing of truth; biases of the training texts are in it.",
         "* The export holds the encoder only: no heads for masked tokens or for generation.",
     ]
-    if not trained:
+    if description["contrast"] is None:
         limits.append("* No contrastive objective shaped the embeddings; other layers may retrieve better.")
-    if half:
+    if model.half:
         limits.append("* Only the encoder was trained; the decoder's weights are random.")
-    if own_code:
+    if model.own_code:
         limits.append(
             "* `trust_remote_code=True` runs the Python files of this folder. Where the `mlc` package is installed, "
             "`mlc.model.register_auto_classes()` makes it unnecessary."
         )
+    elif representation.pooling == "attention" and "sentence-transformers" in description["formats"]:
+        limits.append(
+            "* sentence-transformers has no attention pooling: `trust_remote_code=True` runs `attention_pooling.py` of "
+            "this folder. transformers needs no code from here."
+        )
+    if "onnx" in description["formats"]:
+        limits.append("* The graph does not check that the padding is on the right.")
     return limits

@@ -26,12 +26,18 @@ class MlcGlmConfig(PretrainedConfig):
         rotary_base: wavelengths of the rotary positions lie between 2 pi and 2 pi times this.
         max_position_embeddings: longest row seen in training; informative, rotary positions have no limit.
         pad_token_id: fills rows on the right; its states are 0.
+        classifier_pooling: what a sequence classifier reads: "mean" of all tokens' states, or the state of the first
+            one ("cls").
+        classifier_dropout: probability with which a task's head loses an element of what it reads while training;
+            None = hidden_dropout.
 
     Raises:
-        ValueError: a size is not positive, or the heads do not divide the width as said above.
+        ValueError: a size is not positive, the heads do not divide the width as said above, or there is no such
+            pooling.
     """
 
     model_type = "mlc_glm"
+    tie_word_embeddings = True  # transformers asks for it: heads that score tokens use the embeddings
 
     def __init__(
         self,
@@ -45,6 +51,8 @@ class MlcGlmConfig(PretrainedConfig):
         rotary_base: float = 10000.0,
         max_position_embeddings: int = 512,
         pad_token_id: int = 0,
+        classifier_pooling: str = "mean",
+        classifier_dropout: float | None = None,
         **kwargs: Any,
     ) -> None:
         sizes = (vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size)
@@ -54,6 +62,8 @@ class MlcGlmConfig(PretrainedConfig):
             raise ValueError(
                 f"hidden_size = {hidden_size} must be a multiple of 4 x num_attention_heads = {4 * num_attention_heads}"
             )
+        if classifier_pooling not in ("mean", "cls"):
+            raise ValueError(f'classifier_pooling must be "mean" or "cls"; found {classifier_pooling!r}')
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -64,4 +74,6 @@ class MlcGlmConfig(PretrainedConfig):
         self.rotary_base = rotary_base
         self.max_position_embeddings = max_position_embeddings
         self.pad_token_id = pad_token_id
+        self.classifier_pooling = classifier_pooling
+        self.classifier_dropout = classifier_dropout
         super().__init__(**kwargs)

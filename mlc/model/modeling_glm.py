@@ -291,7 +291,32 @@ def initial_std(module: nn.Module, config: MlcGlmConfig) -> float | None:
 def attention_index(
     rows: PackedRows, positions_T: Tensor, block_positions_T: Tensor, config: MlcGlmConfig, dtype: torch.dtype
 ) -> AttentionIndex:
-    """Rotation tables (computed in at least fp32, returned in `dtype`) and slot indexes for all blocks."""
+    """Rotation tables and slot indexes for all blocks."""
+    heads, tokens = config.num_attention_heads, positions_T.shape[0]
+    cosine, sine = rotation_tables(positions_T, block_positions_T, config, dtype)
+    # Half heads lie as (token, member, query or key, head); in slots as (query or key, slot, member).
+    place = torch.empty(tokens, 2, 2, heads, dtype=torch.long, device=positions_T.device)
+    for member in (0, 1):
+        for kind in (0, 1):
+            place[:, member, kind] = (kind * rows.slots + rows.slot_TH) * 2 + member
+    return AttentionIndex(
+        rows=rows,
+        cosine=cosine,
+        sine=sine,
+        query_key_source=_inverse(place.flatten(), 4 * rows.slots),
+        query_key_place=place.flatten(),
+        value_source=_inverse(rows.slot_TH.flatten(), rows.slots),
+        value_place=rows.slot_TH.flatten(),
+    )
+
+
+def rotation_tables(
+    positions_T: Tensor, block_positions_T: Tensor, config: MlcGlmConfig, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine that turn queries (scaled by 1/sqrt(d)), then keys: (T, 2 * H * d/2) each.
+
+    Computed in at least fp32, returned in `dtype`.
+    """
     heads, head_width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     device, tokens = positions_T.device, positions_T.shape[0]
     wide = torch.promote_types(dtype, torch.float32)
@@ -303,20 +328,7 @@ def attention_index(
     def table(values: Tensor) -> Tensor:
         return (values[:, None, None, :] * scale).to(dtype).expand(-1, -1, heads, -1).reshape(tokens, -1)
 
-    # Half heads lie as (token, member, query or key, head); in slots as (query or key, slot, member).
-    place = torch.empty(tokens, 2, 2, heads, dtype=torch.long, device=device)
-    for member in (0, 1):
-        for kind in (0, 1):
-            place[:, member, kind] = (kind * rows.slots + rows.slot_TH) * 2 + member
-    return AttentionIndex(
-        rows=rows,
-        cosine=table(angle.cos()),
-        sine=table(angle.sin()),
-        query_key_source=_inverse(place.flatten(), 4 * rows.slots),
-        query_key_place=place.flatten(),
-        value_source=_inverse(rows.slot_TH.flatten(), rows.slots),
-        value_place=rows.slot_TH.flatten(),
-    )
+    return table(angle.cos()), table(angle.sin())
 
 
 def attend_groups(

@@ -40,6 +40,10 @@ from mlc.recipe import ModelSection
 from mlc.tensor_files import PieceReader, read_whole, write_tensors
 
 FORMAT, VERSION = "mlc-model", 1
+EXPORT_FORMAT, EXPORT_INFO = "mlc-export", ("contrast", "max_tokens", "special_ids", "vocab_size")
+"""What stands in the mlc.json of an export, and keys that it has."""
+FINETUNED_FORMAT, FINETUNED_INFO = "mlc-finetuned", ("task", "start", "lora", "languages")
+"""Those of a model that was fine-tuned (mlc.tasks.learned.models)."""
 WEIGHTS, CONFIG, INFO = "model.safetensors", "config.json", "mlc.json"
 WEIGHT_PIECES = "weights-*-of-*.safetensors"
 SHAPES = "parameters"

@@ -32,6 +32,10 @@ Progress = Callable[[int], object]
 
 POOLINGS = ("mean", "cls", "last", "attention")
 LAST_LAYER = -1
+CPU_BATCH_TOKENS = 2048
+"""On a CPU the states of a batch should stay in its caches: 16,384 tokens of width 384 take twice as long a token
+(docs/benchmarks.md, "Embedding")."""
+DEVICE_BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -117,21 +121,39 @@ class TextEncoder:
         if threads is not None:
             torch.set_num_threads(threads)
         loaded = load_model(find_model(model), max_tokens=max_tokens)
+        chosen = choose_representation(loaded, layer=layer, pooling=pooling, projection=projection)
+        return cls.of_loaded(loaded, chosen, precision=precision, device=device)
+
+    @classmethod
+    def of_loaded(
+        cls,
+        loaded: LoadedModel,
+        representation: Representation,
+        *,
+        precision: Precision = "fp32",
+        device: str | None = None,
+    ) -> Self:
+        """As `load`, of a model that is in memory already; in bf16 its backbone is converted in place.
+
+        Raises:
+            MlcError: the model lacks what the representation asks for.
+        """
+        _check(loaded, representation)
         if precision == "bf16":
             for parameter in loaded.backbone.parameters():  # not the buffers: rotary frequencies must stay exact
                 parameter.data = parameter.data.bfloat16()
-        chosen = choose_representation(loaded, layer=layer, pooling=pooling, projection=projection)
-        return cls(
-            loaded,
-            chosen,
-            precision=precision,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        )
+        chosen_device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(loaded, representation, precision=precision, device=chosen_device)
 
     @property
     def max_tokens(self) -> int:
         """Longest input in tokens; longer texts are cut and counted in `counts`."""
         return self.model.tokenizer.max_tokens
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch, padding included, where the caller of `encode` names none."""
+        return CPU_BATCH_TOKENS if self._device.type == "cpu" else DEVICE_BATCH_TOKENS
 
     @property
     def step(self) -> int | None:
@@ -143,12 +165,15 @@ class TextEncoder:
         """The same model with another representation; the weights are shared."""
         return TextEncoder(self.model, representation, precision=self.precision, device=self._device)
 
-    def encode(self, texts: Sequence[str], *, batch_tokens: int = 16384, progress: Progress | None = None) -> Floats:
+    def encode(
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Progress | None = None
+    ) -> Floats:
         """Encode texts.
 
         Args:
             texts: any number, in any order.
-            batch_tokens: longest text x texts of one batch; texts of similar length share a batch.
+            batch_tokens: longest text x texts of one batch; texts of similar length share a batch. None = what is fast
+                on the device.
             progress: called after every batch.
 
         Returns:
@@ -159,7 +184,7 @@ class TextEncoder:
         return vectors
 
     def encode_layers(
-        self, texts: Sequence[str], *, batch_tokens: int = 16384, progress: Progress | None = None
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: Progress | None = None
     ) -> dict[int, Floats]:
         """Mean-pooled unit vectors of every layer, unprojected: {0: embeddings, k: output of block k}, each (n, D)."""
         layers = range(self.model.layers + 1)
@@ -170,7 +195,7 @@ class TextEncoder:
         self,
         texts: Sequence[str],
         representations: Sequence[Representation],
-        batch_tokens: int,
+        batch_tokens: int | None,
         progress: Progress | None,
     ) -> list[Floats]:
         if isinstance(texts, str):
@@ -179,7 +204,7 @@ class TextEncoder:
         lengths = [len(ids) for ids in tokenized.ids]
         self.counts = EncodingCounts(len(texts), tokenized.cut, sum(lengths))
         results = [np.empty((len(texts), self._width(r)), dtype=np.float32) for r in representations]
-        for places in batches_by_length(lengths, batch_tokens):
+        for places in batches_by_length(lengths, self.batch_tokens if batch_tokens is None else batch_tokens):
             ids_RL, lengths_R = self._pad([tokenized.ids[place] for place in places])
             for result, vectors_RE in zip(results, self._embed(ids_RL, lengths_R, representations), strict=True):
                 result[places] = vectors_RE.cpu().numpy()
@@ -189,10 +214,10 @@ class TextEncoder:
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         lengths = [len(row) for row in rows]
-        ids_RL = torch.full((len(rows), max(lengths)), self.model.tokenizer.pad_id, dtype=torch.long)
+        ids_RL = np.full((len(rows), max(lengths)), self.model.tokenizer.pad_id, dtype=np.int64)
         for place, row in enumerate(rows):
-            ids_RL[place, : len(row)] = torch.tensor(row, dtype=torch.long)
-        return ids_RL.to(self._device), torch.tensor(lengths, device=self._device)
+            ids_RL[place, : len(row)] = row
+        return torch.from_numpy(ids_RL).to(self._device), torch.tensor(lengths, device=self._device)
 
     @torch.inference_mode()
     def _embed(self, ids_RL: Tensor, lengths_R: Tensor, representations: Sequence[Representation]) -> list[Tensor]:

@@ -21,11 +21,13 @@ class Place:
     Attributes:
         file, line: as people look it up; lines count from 1.
         language: code of mlc.languages; "" = the data does not say.
+        record: number of the record in its file, from 0; records set aside are counted too.
     """
 
     file: str
     line: int
     language: str = ""
+    record: int = 0
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"

@@ -23,6 +23,7 @@ from mlc.data.manifest import TOKENIZER_NAMES, TokenizerKind
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.model.build import encoder_of
 from mlc.model.configuration_glm import MlcGlmConfig
+from mlc.model.int8_weights import INT8_FILE, load_int8_model
 from mlc.model.registration import register_auto_classes
 from mlc.model.saving import load_training_model
 from mlc.tasks.locate import ModelSource, read_description
@@ -180,9 +181,12 @@ def _auto_model(name: str) -> Any:
     register_auto_classes()
     _refuse_pickles(Path(name))
     try:
-        model, report = AutoModel.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-        )
+        if (Path(name) / INT8_FILE).is_file():
+            model, report = load_int8_model(Path(name), AutoModel)
+        else:
+            model, report = AutoModel.from_pretrained(
+                name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise MlcError(
             "transformers cannot load the model", found=" ".join(str(error).split())[:300], needed=_NEEDED, where=name

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mlc.checkpoint.record import RECORD_NAME, Record, checkpoint_folders, step_of
+from mlc.checkpoint.record import BEST_NAME, RECORD_NAME, Record, checkpoint_folders, step_of
 from mlc.checkpoint.verify import damage
 from mlc.errors import CheckpointError, UsageError
+from mlc.model import saving
 from mlc.model.saving import FORMAT, INFO, REQUIRED_INFO, read_info
 
-EXPORT_FORMAT = "mlc-export"
-EXPORT_INFO = ("contrast", "max_tokens", "special_ids", "vocab_size")
+EXPORT_FORMAT, FINETUNED_FORMAT = saving.EXPORT_FORMAT, saving.FINETUNED_FORMAT
+FORMATS = {FORMAT: REQUIRED_INFO, EXPORT_FORMAT: saving.EXPORT_INFO, FINETUNED_FORMAT: saving.FINETUNED_INFO}
 DESCRIPTION_FILE = INFO
 MODEL_FILES = "model/"
 """Beginning of the names of a checkpoint's files that make up its model."""
@@ -29,13 +30,14 @@ class ModelSource:
     """Where a model is.
 
     Attributes:
-        kind: checkpoint = weights as `mlc train` saves them; export = as `mlc export` writes them; huggingface = other.
+        kind: checkpoint = as `mlc train` saves a model; finetuned = as `mlc finetune` does; export = as `mlc export`
+            writes it; huggingface = other.
         name: folder of the weights, or a hub name.
         step: optimizer step of a checkpoint, where its folder's name tells.
         skipped: newer checkpoints that are not whole.
     """
 
-    kind: Literal["checkpoint", "export", "huggingface"]
+    kind: Literal["checkpoint", "finetuned", "export", "huggingface"]
     name: str
     step: int | None = None
     skipped: tuple[str, ...] = ()
@@ -47,7 +49,7 @@ class ModelSource:
 
 
 def find_model(model: str | Path) -> ModelSource:
-    """Resolve MODEL: a run's newest whole checkpoint, a checkpoint, an export, a Hugging Face folder or hub name.
+    """Resolve MODEL: a run's best or newest whole checkpoint, a checkpoint, an export, a Hugging Face folder or name.
 
     A checkpoint's model is compared with the sizes and hashes in its complete.json; what training alone reads is not.
 
@@ -73,9 +75,7 @@ def find_model(model: str | Path) -> ModelSource:
     except OSError as error:  # nothing is known of the checkpoint: an older one must not be taken for the newest
         raise CheckpointError("the checkpoint cannot be read", found=str(error), where=str(path)) from None
     if (path / DESCRIPTION_FILE).is_file():
-        if read_description(path).get("format") == EXPORT_FORMAT:
-            return ModelSource("export", str(path))
-        return ModelSource("checkpoint", str(path), step_of(path.resolve().parent))
+        return ModelSource(_kind(path), str(path), step_of(path.resolve().parent))
     if (path / "config.json").is_file():
         return ModelSource("huggingface", str(path))
     raise UsageError("the folder holds no model", found=str(path), needed=_NEEDED)
@@ -93,7 +93,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, damaged, or of a format or version this program does not read.
     """
-    return read_info(folder, {FORMAT: REQUIRED_INFO, EXPORT_FORMAT: EXPORT_INFO})
+    return read_info(folder, FORMATS)
 
 
 def _checkpoint(folder: Path, skipped: tuple[str, ...] = ()) -> ModelSource:
@@ -109,13 +109,20 @@ def _checkpoint(folder: Path, skipped: tuple[str, ...] = ()) -> ModelSource:
             where=str(folder),
             hint="give the run folder instead: its newest whole checkpoint is found by itself",
         )
-    return ModelSource("checkpoint", str(folder / "model"), record.position.step, skipped)
+    return ModelSource(_kind(folder / "model"), str(folder / "model"), record.position.step, skipped)
+
+
+def _kind(folder: Path) -> Literal["checkpoint", "finetuned", "export"]:
+    found = read_description(folder)["format"]
+    if found == EXPORT_FORMAT:
+        return "export"
+    return "finetuned" if found == FINETUNED_FORMAT else "checkpoint"
 
 
 def _newest_checkpoint(run: Path) -> ModelSource:
     skipped: list[str] = []
     reasons: list[str] = []
-    for folder in reversed(checkpoint_folders(run)):
+    for folder in _newest_first(run):
         try:
             return _checkpoint(folder, tuple(skipped))
         except CheckpointError as error:
@@ -127,3 +134,11 @@ def _newest_checkpoint(run: Path) -> ModelSource:
         where=str(run / "checkpoints"),
         hint="let the run reach its first checkpoint: mlc train RECIPE",
     )
+
+
+def _newest_first(run: Path) -> list[Path]:
+    """A run's checkpoints; before them the best one, where the run scored them on the way (mlc.finetune.trial)."""
+    folders = checkpoint_folders(run)[::-1]
+    best = run / "checkpoints" / BEST_NAME
+    name = best.read_text(encoding="utf-8").strip() if best.is_file() else ""
+    return sorted(folders, key=lambda folder: folder.name != name)

@@ -20,7 +20,6 @@ from mlc.evaluate import retrieval
 from mlc.evaluate.command import app, run_retrieval
 from mlc.evaluate.report import RetrievalReport, print_report
 from mlc.evaluate.retrieval import (
-    TIE_TOLERANCE,
     best_layer,
     evaluate_retrieval,
     mean_mrr,
@@ -28,6 +27,7 @@ from mlc.evaluate.retrieval import (
     retrieval_ranks,
     score_ranks,
 )
+from mlc.evaluate.similarity import TIE_TOLERANCE
 from mlc.tasks.parallel_texts import ParallelTexts
 
 

@@ -1,0 +1,108 @@
+"""Code examples of a model card, one for each format of the export.
+
+In:  mlc.json and the representation.
+Out: lines of Markdown. Each example runs in the export's folder, and leaves float32 unit vectors in `embeddings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlc.model.int8_weights import INT8_FILE
+from mlc.tasks.encoder import Representation
+
+_TEXTS = ('folder = "."', 'texts = ["A text.", "Ein Text."]')
+_POOLING_CODE = {
+    "mean": ('mask = batch["attention_mask"].unsqueeze(-1)', "pooled = (states * mask).sum(1) / mask.sum(1)"),
+    "cls": ("pooled = states[:, 0]",),
+    "attention": (
+        'query = load_file(f"{folder}/attention_pooling.safetensors")["query"]',
+        'score = (states @ query).masked_fill(batch["attention_mask"] == 0, -torch.inf)',
+        "pooled = (states * score.softmax(1).unsqueeze(-1)).sum(1)",
+    ),
+    "last": ('last = batch["attention_mask"].sum(1) - 1', "pooled = states[torch.arange(len(states)), last]"),
+}
+
+
+def examples(
+    description: Mapping[str, Any], representation: Representation, own_code: bool, half: bool
+) -> Iterator[list[str]]:
+    """One section a format."""
+    formats = description["formats"]
+    yield ["## Use", "", "Run in this folder, or put its path in the place of `folder`.", ""]
+    if "sentence-transformers" in formats:
+        yield _section("sentence-transformers", _sentence_transformers(representation, own_code))
+    if "transformers" in formats:
+        yield _section("transformers", _transformers(description["dtype"], representation, own_code, half))
+    if "onnx" in formats:
+        yield _section("onnxruntime", _onnx())
+
+
+def _section(title: str, code: list[str]) -> list[str]:
+    return [f"### With {title}", "", "```python", *code, "print(embeddings @ embeddings.T)", "```", ""]
+
+
+def _sentence_transformers(representation: Representation, own_code: bool) -> list[str]:
+    trust = ", trust_remote_code=True" if own_code or representation.pooling == "attention" else ""
+    return [
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        *_TEXTS,
+        f"model = SentenceTransformer(folder{trust})",
+        "embeddings = model.encode(texts)",
+    ]
+
+
+def _transformers(dtype: str, representation: Representation, own_code: bool, half: bool) -> list[str]:
+    trust = ", trust_remote_code=True" if own_code else ""
+    states = (
+        "output.last_hidden_state" if representation.layer == -1 else f"output.hidden_states[{representation.layer}]"
+    )
+    reads_files = representation.projection or representation.pooling == "attention" or dtype == "int8"
+    lines = [
+        "import torch",
+        *(["from safetensors.torch import load_file"] if reads_files else []),
+        f"from transformers import {'AutoConfig, ' if dtype == 'int8' else ''}AutoModel, AutoTokenizer",
+        "",
+        *_TEXTS,
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        *(_int8_model(trust) if dtype == "int8" else [f"model = AutoModel.from_pretrained(folder{trust})"]),
+        f"model = model{'.get_encoder()' if half else ''}.eval()",
+        'batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")',
+        "with torch.inference_mode():",
+        "    output = model(**batch, output_hidden_states=True)",
+        f"states = {states}.float()",
+        *_POOLING_CODE[representation.pooling],
+    ]
+    if representation.projection:
+        lines.append('pooled = pooled @ load_file(f"{folder}/projection.safetensors")["weight"].T')
+    return [*lines, "embeddings = torch.nn.functional.normalize(pooled, dim=-1)"]
+
+
+def _int8_model(trust: str) -> list[str]:
+    return [
+        f'stored = load_file(f"{{folder}}/{INT8_FILE}")',
+        "weights = {",
+        '    name: tensor * stored[f"{name}.scale"][:, None] if f"{name}.scale" in stored else tensor',
+        "    for name, tensor in stored.items()",
+        '    if not name.endswith(".scale")',
+        "}",
+        f"config = AutoConfig.from_pretrained(folder{trust})",
+        f"model = AutoModel.from_config(config{trust})",
+        "model.load_state_dict(weights, strict=False)",
+    ]
+
+
+def _onnx() -> list[str]:
+    return [
+        "import onnxruntime",
+        "from transformers import AutoTokenizer",
+        "",
+        *_TEXTS,
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        'batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")',
+        'inputs = {name: batch[name].astype("int64") for name in ("input_ids", "attention_mask")}',
+        'session = onnxruntime.InferenceSession(f"{folder}/onnx/model.onnx")',
+        '(embeddings,) = session.run(["sentence_embedding"], inputs)',
+    ]

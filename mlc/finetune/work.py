@@ -1,0 +1,219 @@
+"""Fine-tuning as the work of a run: a task's loss on a pre-trained encoder.
+
+In:  a validated recipe.
+Out: the `Work` that `mlc finetune` runs (mlc.engine.attempt).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from mlc.checkpoint.record import Plan, checkpoint_folders
+from mlc.config import digest
+from mlc.data.batches import check_batch_size
+from mlc.distributed.ranks import RankInfo
+from mlc.engine.changes import micro_batches_as_large
+from mlc.engine.construct import engine_around
+from mlc.engine.deepspeed_config import deepspeed_config
+from mlc.engine.engine_state import EngineState
+from mlc.engine.resume import Start
+from mlc.engine.work import ChangeRules, Parts
+from mlc.errors import RecipeError
+from mlc.finetune.batches import FinetuneBatches
+from mlc.finetune.data import FinetuneData, read_data
+from mlc.finetune.layers import blocks_of, freeze, head_of, parameter_groups
+from mlc.finetune.recipe import FinetuneRecipe, FinetuneScheduleSection
+from mlc.finetune.steps import FinetuneSteps
+from mlc.finetune.trial import DevelopmentTrial, ScoredSet
+from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
+from mlc.tasks.features_pieces import PieceEncoder
+from mlc.tasks.learned.adapters import LoraSettings, add_adapters, linear_layers
+from mlc.tasks.learned.kinds import task_of
+from mlc.tasks.learned.models import HeadSettings, empty_model, new_model, write_finetuned_description
+from mlc.tasks.learned.task import LearnedTask, TaskSettings
+from mlc.tasks.locate import ModelSource, find_model, read_description
+
+RULES = ChangeRules(
+    harmless=(
+        "data.train",
+        "data.dev",
+        "data.test",
+        "data.dev_languages",
+        "data.test_languages",
+        "data.train_languages",
+    ),
+    fixed=("task", "model", "lora", "freeze", "data.samples_per_step"),
+    not_fixed=("model.dropout", "task.bad_records", "task.columns"),
+    contents={"data": ("data", "training examples")},
+)
+
+
+class Finetuning:
+    """The work of a `FinetuneRecipe`; see `mlc.engine.work.Work`."""
+
+    rules = RULES
+
+    def __init__(self, recipe: FinetuneRecipe) -> None:
+        self.recipe = recipe
+        self._data: FinetuneData
+        self._task: LearnedTask
+        self._encoder: PieceEncoder
+
+    def check(self, world_size: int) -> None:
+        """Read the data and the tokenizer; nothing of the model but its configuration."""
+        recipe = self.recipe
+        goes_on = bool(checkpoint_folders(Path(recipe.run.folder)))
+        check_batch_size(recipe.data.samples_per_step, 1 if goes_on else recipe.data.micro_batches, world_size)
+        deepspeed_config(recipe, world_size)
+        self._data = read_data(recipe)
+        settings = TaskSettings(
+            kind=recipe.task.kind,
+            labels=self._data.labels,
+            max_tokens=recipe.data.max_tokens,
+            has_pairs=getattr(self._data.train[0], "text_pair", None) is not None,
+        )
+        self._task = task_of(settings)
+        self._source = self._saved_model() if goes_on else find_model(recipe.model.start)
+        self._encoder = PieceEncoder(open_fast_tokenizer(self._source, max_tokens=recipe.data.max_tokens))
+        self.recipe = recipe.model_copy(update={"schedule": self._schedule()})
+
+    def open(self) -> None:
+        """Tokenise."""
+        data = self._data
+        self._train = self._task.rows(self._encoder, data.train)
+        self._dev = self._task.rows(self._encoder, data.dev) if data.dev else None
+        self._test = self._task.rows(self._encoder, data.test) if data.test else None
+
+    def identity(self) -> dict[str, str]:
+        """Digests of the recipe and of the training examples."""
+        return {"recipe": digest(json.loads(self.recipe.model_dump_json())), "data": self._data.digest}
+
+    def check_continuation(self, start: Start) -> None:
+        """Nothing besides what the rules say."""
+
+    def next_plan(self, first: Plan, world_size: int) -> Plan:
+        """As many micro-batches as keep one as large or smaller."""
+        return micro_batches_as_large(first, world_size, self.recipe.data.samples_per_step)
+
+    def build(self, plan: Plan, start: Start | None, ranks: RankInfo, device: torch.device) -> Parts:
+        """The engine around the start's encoder with a new head, batches, steps and the trial."""
+        data = self.recipe.data.model_copy(update={"micro_batches": plan.micro_batches})
+        recipe = self.recipe.model_copy(update={"data": data})
+        model, lora = self._model(start)
+        groups = parameter_groups(model, model.config, recipe.optimizer, recipe.freeze)
+        if not groups:
+            raise RecipeError("nothing is left to learn", found="all parameters frozen", where="freeze")
+        engine = engine_around(model, groups, recipe, ranks, device)
+        return Parts(
+            batches=FinetuneBatches(
+                self._train,
+                seed=recipe.run.seed,
+                samples_per_step=data.samples_per_step,
+                micro_batches=plan.micro_batches,
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+            ),
+            steps=FinetuneSteps(engine, self._task, seed=recipe.run.seed, device=device),
+            engine=engine,
+            state=EngineState(engine),
+            model_files=partial(self._write_model_files, model.config, lora),
+            trial=self._trial(engine, device, ranks),
+        )
+
+    def _model(self, start: Start | None) -> tuple[Any, LoraSettings | None]:
+        """The model with adapters and frozen parts; a run that goes on does not look at what it began with."""
+        recipe, lora = self.recipe, None
+        head = HeadSettings(recipe.run.seed, recipe.model.pooling, recipe.model.dropout)
+        if start is None:
+            model = new_model(self._source, self._task, head)
+        else:
+            model = empty_model(start.folder / "model", self._task, None).train()
+        if recipe.lora.rank:
+            blocks = blocks_of(model, int(model.config.num_hidden_layers))
+            targets = recipe.lora.targets or linear_layers(blocks)
+            lora = LoraSettings(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, targets)
+            head_ids = head_of(model)
+            # peft draws A from torch's own generator.
+            torch.manual_seed(recipe.run.seed)
+            model = add_adapters(model, lora, [p for p in model.parameters() if id(p) in head_ids])
+        freeze(model, model.config, recipe.freeze)
+        return model, lora
+
+    def _trial(self, engine: Any, device: torch.device, ranks: RankInfo) -> DevelopmentTrial:
+        recipe, data = self.recipe, self._data
+        console = Console() if ranks.rank == 0 else None
+
+        def say(line: str) -> None:
+            if console is not None:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        def scored(examples: Any, rows: Any) -> ScoredSet | None:
+            return None if rows is None else ScoredSet(self._task, examples, rows, recipe.evaluation.batch_tokens)
+
+        return DevelopmentTrial(
+            Path(recipe.run.folder),
+            engine,
+            dev=scored(data.dev, self._dev),
+            test=scored(data.test, self._test),
+            section=recipe.evaluation,
+            every_steps=recipe.evaluation.every_steps or self._steps_per_epoch(),
+            total_steps=recipe.schedule.total_steps,
+            trained=data.trained_languages,
+            device=device,
+            say=say,
+        )
+
+    def _write_model_files(
+        self, config: Any, lora: LoraSettings | None, folder: Path, stated: Mapping[str, Any]
+    ) -> None:
+        """Everything in a checkpoint's model folder but the weights."""
+        info = {
+            "task": self._task.settings.to_json(),
+            "start": self.recipe.model.start,
+            "lora": None if lora is None else lora.to_json(),
+            "languages": list(self._data.trained_languages),
+            "data": {"examples": len(self._data.train), "sha256": self._data.digest},
+        }
+        write_finetuned_description(folder, config, {**info, **stated})
+        with (
+            TemporaryDirectory() as name
+        ):  # transformers would make the folder, which a newer start may have taken away
+            self._encoder.tokenizer.save_pretrained(name)
+            for file in Path(name).iterdir():
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
+
+    def _steps_per_epoch(self) -> int:
+        return max(1, -(-len(self._data.train) // self.recipe.data.samples_per_step))
+
+    def _schedule(self) -> FinetuneScheduleSection:
+        """The schedule with its number of steps."""
+        schedule = self.recipe.schedule
+        steps = schedule.total_steps or max(1, round(schedule.epochs * self._steps_per_epoch()))
+        warmup = schedule.warmup_steps or int(schedule.warmup_fraction * steps)
+        if warmup + schedule.decay_steps > steps:
+            raise RecipeError(
+                "the warm-up is longer than the run",
+                found=f"{warmup} of {steps} steps",
+                where="schedule",
+                hint="--set schedule.warmup_steps=0, or more epochs",
+            )
+        return schedule.model_copy(
+            update={"total_steps": steps, "warmup_steps": warmup, "epochs": 0.0, "warmup_fraction": 0.0}
+        )
+
+    def _saved_model(self) -> ModelSource:
+        """The model folder of the run's newest checkpoint: its tokenizer is the run's."""
+        for folder in reversed(checkpoint_folders(Path(self.recipe.run.folder))):
+            if (folder / "model" / "mlc.json").is_file() and read_description(folder / "model"):
+                return ModelSource("finetuned", str(folder / "model"))
+        return find_model(self.recipe.model.start)

@@ -1,0 +1,96 @@
+"""LoRA adapters around a model: put in, and merged into the weights.
+
+In:  a model of transformers.
+Out: the same model wrapped by peft (Hu et al. 2022, "LoRA", section 4.1: W + alpha / rank * B A, B = 0 at first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import pydantic
+from torch import nn
+
+from mlc.errors import CheckpointError, RecipeError
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Shape of the adapters.
+
+    Attributes:
+        rank: of the product.
+        alpha: the product is scaled by alpha / rank.
+        dropout: of what the product reads, while training.
+        targets: ends of the names of the linear layers that have one.
+    """
+
+    rank: pydantic.PositiveInt
+    alpha: pydantic.PositiveFloat
+    dropout: float
+    targets: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For mlc.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: object, where: str) -> Self | None:
+        """From mlc.json; None where there are no adapters.
+
+        Raises:
+            CheckpointError: it does not describe adapters.
+        """
+        if content is None:
+            return None
+        try:
+            return pydantic.TypeAdapter(cls).validate_python(content)
+        except pydantic.ValidationError as error:
+            raise CheckpointError('"lora" is refused', found=str(error), where=where) from None
+
+
+def linear_layers(blocks: nn.Module) -> tuple[str, ...]:
+    """Names of the linear layers of blocks, without what is before the last dot, sorted."""
+    return tuple(
+        sorted({n.rpartition(".")[2] for n, module in blocks.named_modules() if isinstance(module, nn.Linear)})
+    )
+
+
+def add_adapters(model: Any, settings: LoraSettings, trained: Sequence[nn.Parameter]) -> Any:
+    """Wrap a model; adapters and `trained` have gradients, nothing else.
+
+    Args:
+        model: whole, not sharded.
+        settings: of the adapters.
+        trained: the head's parameters.
+
+    Raises:
+        RecipeError: no layer has one of the names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        bias="none",
+    )
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        known = sorted(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+        raise RecipeError(
+            "the adapters cannot be put in", found=str(error).splitlines()[0], needed=f"ends of {', '.join(known)}",
+            where="lora.targets",
+        ) from None  # fmt: skip
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return wrapped
+
+
+def merge_adapters(wrapped: Any) -> Any:
+    """The model without wrapper, its weights with the products added, in fp32."""
+    return wrapped.merge_and_unload()

@@ -1,0 +1,5 @@
+"""Exports that several test files look at."""
+
+from exports_for_tests import exported
+
+__all__ = ["exported"]
