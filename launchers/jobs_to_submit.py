@@ -15,9 +15,10 @@ from typing import Literal
 from data_prep.recipe import PrepRecipe
 from launchers.settings import Resources
 from launchers.submission import Request
-from mlc.config import read_recipe
+from mlc.config import is_finetune_recipe, read_recipe
 from mlc.errors import UsageError
-from mlc.recipe import TrainRecipe
+from mlc.finetune.recipe import FinetuneRecipe
+from mlc.recipe import RunRecipe, TrainRecipe
 
 
 def train_request(
@@ -31,21 +32,17 @@ def train_request(
     after: Sequence[str] = (),
     template: Path | None = None,
 ) -> Request:
-    """`mlc train` as a job.
+    """`mlc train` as a job, or `mlc finetune` where the recipe says what to fine-tune for.
 
     Raises:
         RecipeError: the recipe is refused.
         UsageError: its shards are not there, and no job is waited for that could make them.
     """
-    recipe = read_recipe(recipe_file, TrainRecipe, overrides)
-    shards = Path(recipe.data.shards)
-    if not after and not (shards / "manifest.json").is_file():
-        raise UsageError(
-            "the run's shards are not there",
-            found=str(shards),
-            where=f"{recipe_file}: data.shards",
-            hint="mlc prep build RECIPE, or wait for the job that builds them: --after JOB",
-        )
+    recipe: RunRecipe
+    if is_finetune_recipe(recipe_file):
+        recipe, command = read_recipe(recipe_file, FinetuneRecipe, overrides), "finetune"
+    else:
+        recipe, command = _pretraining(recipe_file, overrides, waits=bool(after)), "train"
     run_folder = Path(recipe.run.folder).absolute()
     return Request(
         kind="train",
@@ -55,7 +52,7 @@ def train_request(
         logs=run_folder / "logs",
         needed=run_folder,
         resources=resources,
-        arguments=("train", "{recipe}"),
+        arguments=(command, "{recipe}"),
         recipe=recipe.to_toml(),
         values={"run_folder": str(run_folder)},
         start=start,
@@ -63,6 +60,19 @@ def train_request(
         after=after,
         template=template,
     )
+
+
+def _pretraining(recipe_file: Path, overrides: Sequence[str], *, waits: bool) -> TrainRecipe:
+    recipe = read_recipe(recipe_file, TrainRecipe, overrides)
+    shards = Path(recipe.data.shards)
+    if not waits and not (shards / "manifest.json").is_file():
+        raise UsageError(
+            "the run's shards are not there",
+            found=str(shards),
+            where=f"{recipe_file}: data.shards",
+            hint="mlc prep build RECIPE, or wait for the job that builds them: --after JOB",
+        )
+    return recipe
 
 
 def prep_request(

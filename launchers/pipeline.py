@@ -5,7 +5,7 @@ Out: the requests of its jobs, in an order in which every stage comes behind wha
 
     [[stage]]
     name = "shards"
-    kind = "prep"                      # prep | train | command
+    kind = "prep"                      # prep | train | finetune | command
     recipe = "recipes/prep.toml"
     set = ["build.workers=1"]
     tasks = 8                          # prep: of a job array
@@ -17,6 +17,12 @@ Out: the requests of its jobs, in an order in which every stage comes behind wha
     recipe = "recipes/joint.toml"
     after = ["shards"]
     resources = {nodes = "4", gpus_per_node = 8, time = "24:00:00"}
+
+    [[stage]]
+    name = "sentiment"
+    kind = "finetune"
+    recipe = "recipes/sentiment.toml"  # its model.start is the run above
+    after = ["pretrain"]
 
     [[stage]]
     name = "retrieval"
@@ -45,14 +51,14 @@ class Stage(Section):
 
     Attributes:
         set: overrides of the recipe.
-        start: "srun"; or "torchrun" to train, "mpi" to build shards.
+        start: "srun"; or "torchrun" to train or fine-tune, "mpi" to build shards.
         tasks: (prep) of a job array; 0 = one job.
         after: names of the stages that have to succeed first.
         resources: keys of the site file's [resources], in place of the site's.
     """
 
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    kind: Literal["prep", "train", "command"]
+    kind: Literal["prep", "train", "finetune", "command"]
     recipe: str = ""
     set: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
@@ -70,7 +76,8 @@ class Stage(Section):
             raise ValueError(f"stage {self.name} is of kind {self.kind} and needs {' and '.join(missing)}")
         if surplus := [key for key in unknown if getattr(self, key)]:
             raise ValueError(f"stage {self.name} is of kind {self.kind} and has no {' or '.join(surplus)}")
-        starts = {"train": ("srun", "torchrun"), "prep": ("srun", "mpi"), "command": ("srun",)}[self.kind]
+        of_a_run = ("srun", "torchrun")
+        starts = {"train": of_a_run, "finetune": of_a_run, "prep": ("srun", "mpi"), "command": ("srun",)}[self.kind]
         if self.start not in starts or (self.tasks and self.kind != "prep"):
             raise ValueError(
                 f"stage {self.name} is of kind {self.kind}: start is one of {starts}, tasks belong to prep"
@@ -124,7 +131,7 @@ def requests_of(pipeline: Pipeline, site: Site, jobs: Mapping[str, str]) -> Iter
         if stage.kind == "prep":
             mpi: Literal["srun", "mpi"] = "mpi" if stage.start == "mpi" else "srun"
             yield stage.name, prep_request(recipe, stage.set, resources, start=mpi, tasks=stage.tasks, after=after)
-        elif stage.kind == "train":
+        elif stage.kind in ("train", "finetune"):
             torchrun: Literal["srun", "torchrun"] = "torchrun" if stage.start == "torchrun" else "srun"
             yield stage.name, train_request(recipe, stage.set, resources, start=torchrun, after=after)
         else:

@@ -138,11 +138,13 @@ def _train(recipe: Recipe, overrides: Overrides = None) -> None:
 
 
 def _check_recipe(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Validate a recipe and print it with every default written out."""
-    from mlc.config import read_recipe
-    from mlc.recipe import TrainRecipe
+    """Validate a recipe, of mlc train or mlc finetune, and print it with every default written out."""
+    from mlc.config import is_finetune_recipe, read_recipe
+    from mlc.finetune.recipe import FinetuneRecipe
+    from mlc.recipe import RunRecipe, TrainRecipe
 
-    print(read_recipe(recipe, TrainRecipe, overrides or ()).to_toml(), end="")
+    section: type[RunRecipe] = FinetuneRecipe if is_finetune_recipe(recipe) else TrainRecipe
+    print(read_recipe(recipe, section, overrides or ()).to_toml(), end="")
 
 
 def _check_identical(

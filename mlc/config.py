@@ -50,20 +50,33 @@ def read_recipe(path: str | Path, section: type[T], overrides: Sequence[str] = (
     Raises:
         RecipeError: the file is missing or no TOML, or its content is refused; every complaint is listed.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("the recipe cannot be read", found=str(error), where=str(path)) from None
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError("the recipe is not valid TOML", found=str(error), where=str(path)) from None
+    table = _load(Path(path))
     for override in overrides:
         _apply_override(table, override)
     if "build" in table and "build" not in section.model_fields:
         raise RecipeError("this is a recipe for mlc prep build", where=str(path), hint=f"mlc prep build {path}")
+    if "task" in table and "task" not in section.model_fields:
+        raise RecipeError("this is a recipe for mlc finetune", where=str(path), hint=f"mlc finetune {path}")
+    if "objectives" in table and "objectives" not in section.model_fields:
+        raise RecipeError("this is a recipe for mlc train", where=str(path), hint=f"mlc train {path}")
     return parse_recipe(table, section, where=str(path))
+
+
+def read_table(path: str | Path, name: str, section: type[T]) -> T:
+    """Read and validate one table of a recipe of any kind; its defaults where it is not there.
+
+    Raises:
+        RecipeError: as of `read_recipe`.
+    """
+    return parse_recipe(_load(Path(path)).get(name, {}), section, where=f"{path}: {name}")
+
+
+def is_finetune_recipe(path: str | Path) -> bool:
+    """Whether a TOML file is a recipe of `mlc finetune`: it has a [task]. A file that cannot be read is none."""
+    try:
+        return "task" in tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False
 
 
 def parse_recipe(table: Mapping[str, Any], section: type[T], *, where: str) -> T:
@@ -85,6 +98,17 @@ def digest(value: Any) -> str:
     if isinstance(value, pydantic.BaseModel):
         value = json.loads(value.model_dump_json())
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("the recipe cannot be read", found=str(error), where=str(path)) from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError("the recipe is not valid TOML", found=str(error), where=str(path)) from None
 
 
 def _apply_override(table: dict[str, Any], override: str) -> None:

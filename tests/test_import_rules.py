@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{top: BASE | TENSOR_FILES | {*RECIPE, top} | LEAVES | MIDDLE for top in TOP},
     "data_prep": BASE | {"mlc.config", "data_prep"} | SHARD_FORMAT,
     # Recipes are refused before they wait in a queue.
-    "launchers": BASE | {*RECIPE, "data_prep.recipe", "launchers"},
+    "launchers": BASE | {*RECIPE, "mlc.finetune.recipe", "data_prep.recipe", "launchers"},
 }
 ANYTHING = {"mlc.cli", "mlc.__main__", "mlc"}
 RANK_VARIABLES = ("WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")

@@ -26,6 +26,7 @@ from rich.table import Table
 
 from mlc.checkpoint.fence import ATTEMPTS_NAME, OWNER_NAME
 from mlc.checkpoint.record import (
+    BEST_NAME,
     RECORD_NAME,
     Record,
     checkpoint_folders,
@@ -35,10 +36,10 @@ from mlc.checkpoint.record import (
 )
 from mlc.checkpoint.retention import remove, superseded
 from mlc.checkpoint.verify import damage
-from mlc.config import read_recipe
+from mlc.config import read_table
 from mlc.errors import EXIT_FAILED, CheckpointError, MlcError, UsageError
 from mlc.files import write_json
-from mlc.recipe import TrainRecipe
+from mlc.recipe import CheckpointSection
 
 app = typer.Typer(no_args_is_help=True, help="List, verify, prune or convert the checkpoints of a run.")
 
@@ -144,7 +145,7 @@ def prune(
     if keep_last is not None:
         every = _keep_every_of(run) if keep_every is None else keep_every
         amid = [folder for folder in complete if is_amid_bad_steps(folder)]
-        doomed += superseded(complete, keep_last=keep_last, keep_every=every, amid_bad_steps=amid)
+        doomed += superseded(complete, keep_last=keep_last, keep_every=every, also=_best_of(run), amid_bad_steps=amid)
     sound = len(doomed)
     if damaged:
         doomed += [*_damaged_folders(run), *(f for f in checkpoint_folders(run) if f not in complete)]
@@ -266,7 +267,14 @@ def _keep_every_of(run: Path) -> int:
     path = run / "recipe.toml"
     if not path.is_file():
         raise UsageError("it is not known which checkpoints the run keeps", needed="--keep-every", where=str(path))
-    return read_recipe(path, TrainRecipe).checkpoint.keep_every
+    return read_table(path, "checkpoint", CheckpointSection).keep_every
+
+
+def _best_of(run: Path) -> set[int]:
+    """Step of the checkpoint that scored best, where the run scored them."""
+    path = run / "checkpoints" / BEST_NAME
+    step = step_of(Path(path.read_text(encoding="utf-8").strip())) if path.is_file() else None
+    return set() if step is None else {step}
 
 
 def _check_newest(newest: Path) -> None:

@@ -26,7 +26,7 @@ import torch
 from mlc.checkpoint.record import RECORD_NAME, Record, complete_checkpoints
 from mlc.checkpoint.universal import BYTES_PER_VALUE, MOMENTS, write_universal
 from mlc.checkpoint.verify import damage
-from mlc.config import read_recipe
+from mlc.config import is_finetune_recipe, read_recipe
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.files import sync_file, sync_folder, write_json
 from mlc.recipe import TrainRecipe
@@ -166,6 +166,12 @@ def _description(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]
 
 
 def _to_universal(folder: Path, record: Record, out: Path, bar: Bar) -> Conversion:
+    if RECIPE in record.files and is_finetune_recipe(folder / RECIPE):
+        raise UsageError(
+            "only checkpoints of pre-training are converted to DeepSpeed's universal format",
+            found=str(folder),
+            hint=f"mlc checkpoints convert {folder} OUT --to safetensors",
+        )
     recipe = read_recipe(folder / RECIPE, TrainRecipe) if RECIPE in record.files else None
     with (
         PieceReader(_files(folder, record, WEIGHTS)) as weights,
