@@ -19,6 +19,7 @@ from mlc.checkpoint.record import Position
 from mlc.cli import build_app
 from mlc.config import Section, parse_recipe
 from mlc.engine.metrics import CLOCK_KEYS
+from mlc.finetune.recipe import FinetuneRecipe
 from mlc.recipe import TrainRecipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,11 +177,12 @@ def test_shown_recipes_are_valid() -> None:
     for page in PAGES:
         for language, body in FENCE.findall(page.read_text()):
             table = tomllib.loads(body) if language == "toml" else {}
-            for key, section in (("run", TrainRecipe), ("build", PrepRecipe)):
+            kinds = (("task", FinetuneRecipe), ("objectives", TrainRecipe), ("build", PrepRecipe))
+            for key, section in kinds:
                 if key in table:
                     parse_recipe(table, section, where=name_of(page))
                     shown += 1
-    assert shown >= 3  # README: training and prep; data_prep.md: prep
+    assert shown >= 4  # README: training and prep; data_prep.md: prep; finetune.md
 
 
 def test_every_metric_is_described() -> None:

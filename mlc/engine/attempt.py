@@ -261,7 +261,7 @@ class _Attempt:
         self.say(f"{self.run_folder}: {', '.join(facts)}")
         if start is not None:
             notes = notes + notes_on(start.record, plan=plan, zero_stage=parts.state.stage)
-        for note in notes:
+        for note in (*parts.notes, *notes):
             self.say(f"  {note}")
 
     def _end(self, outcome: Outcome, step: int) -> int:

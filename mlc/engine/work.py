@@ -152,6 +152,7 @@ class Parts(Generic[B, T]):
         fill_queue: fills it where a run begins without a saved one.
         trial: scores on the way, where the run has such.
         model_files: writes all files of a checkpoint's model folder but the weights, given what to state besides.
+        notes: lines for people about what the run is trained on.
     """
 
     batches: Batches[B]
@@ -162,6 +163,7 @@ class Parts(Generic[B, T]):
     queue: MomentumQueue | None = None
     fill_queue: Callable[[], None] | None = None
     trial: Trial | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mlc.errors import UsageError
-from mlc.evaluate.options import Evaluation, EvaluationOptions, evaluation_command, report, split_codes
+from mlc.evaluate.options import Evaluation, EvaluationOptions, evaluation_command, parse_rows, report, split_codes
 from mlc.evaluate.results import TaskResult
 
 app = typer.Typer()
@@ -60,7 +60,7 @@ def probe(
 
     options.check()
     few = _numbers(shots, "--shots")
-    parts = _rows(train_rows, "--train-rows"), _rows(test_rows, "--test-rows")
+    parts = parse_rows(train_rows, "--train-rows"), parse_rows(test_rows, "--test-rows")
     if options.limit is not None:
         raise UsageError("a probe takes rows of files", needed="--train-rows and --test-rows", where="--limit")
     training = read_classification(train, languages=split_codes(train_languages), rows=parts[0])
@@ -98,15 +98,4 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         found = (0,)
     if any(number < 1 for number in found):
         raise UsageError("this is no list of numbers", found=text, needed="such as 8,32,128", where=option)
-    return found
-
-
-def _rows(text: str, option: str) -> slice:
-    start, colon, stop = text.partition(":")
-    try:
-        found = slice(int(start) if start else None, int(stop) if stop else None)
-    except ValueError:
-        colon = ""
-    if not colon or (found.start or 0) < 0 or (found.stop is not None and found.stop <= (found.start or 0)):
-        raise UsageError("these are no rows", found=text, needed="A:B, A: or :B, with A below B", where=option)
     return found

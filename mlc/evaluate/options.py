@@ -88,6 +88,22 @@ def split_codes(codes: str) -> tuple[str, ...]:
     return tuple(code.strip() for code in codes.split(",") if code.strip())
 
 
+def parse_rows(text: str, option: str) -> slice:
+    """ "10:20" -> slice(10, 20); either side may be empty.
+
+    Raises:
+        UsageError: it is no such range.
+    """
+    start, colon, stop = text.partition(":")
+    try:
+        found = slice(int(start) if start else None, int(stop) if stop else None)
+    except ValueError:
+        colon = ""
+    if not colon or (found.start or 0) < 0 or (found.stop is not None and found.stop <= (found.start or 0)):
+        raise UsageError("these are no rows", found=text, needed="A:B, A: or :B, with A below B", where=option)
+    return found
+
+
 def check_folder(file: Path | None, option: str) -> None:
     """Refuse a file to write whose folder does not exist.
 
@@ -222,29 +238,29 @@ def examples_epilog(examples: Sequence[str]) -> str:
 
 
 def evaluation_command(
-    app: typer.Typer, *examples: str
+    app: typer.Typer, *examples: str, options: type[Any] = EvaluationOptions, name: str | None = None
 ) -> Callable[[Callable[..., TaskResult]], Callable[..., TaskResult]]:
-    """Add a function to the commands of `app`, with every field of `EvaluationOptions` as an option.
+    """Add a function to the commands of `app`, with every field of a dataclass of options as an option.
 
-    The function's first parameter takes the `EvaluationOptions`; its other parameters are options of its own. Its name
-    and docstring become the command's. typer has no groups of options, so the signature is put together here.
+    The function's first parameter takes the `options`; its other parameters are options of its own. Its name (or
+    `name`) and docstring become the command's. typer has no groups of options, so the signature is put together here.
     """
 
     def add(function: Callable[..., TaskResult]) -> Callable[..., TaskResult]:
-        hints = get_type_hints(EvaluationOptions, include_extras=True)
-        shared = [_parameter(item.name, hints[item.name], item.default) for item in fields(EvaluationOptions)]
+        hints = get_type_hints(options, include_extras=True)
+        shared = [_parameter(item.name, hints[item.name], item.default) for item in fields(options)]
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
         def command(**given: Any) -> None:
-            options = EvaluationOptions(**{item.name: given.pop(item.name) for item in shared})
-            function(options, **given)
+            chosen = options(**{item.name: given.pop(item.name) for item in shared})
+            function(chosen, **given)
 
         required = [item for item in shared if item.default is inspect.Parameter.empty]
         optional = [item for item in shared if item.default is not inspect.Parameter.empty]
         parameters = [*required, *(_parameter(p.name, p.annotation, p.default) for p in own), *optional]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__doc__ = function.__doc__
-        app.command(function.__name__, epilog=examples_epilog(examples))(command)
+        app.command(name or function.__name__, epilog=examples_epilog(examples))(command)
         return function
 
     return add

@@ -28,7 +28,7 @@ class ModelFacts:
     Attributes:
         model: as the user named it; checkpoint: the folder or name it stands for.
         step: optimizer step, where known.
-        representation: layer (0 = embeddings), pooling, projection.
+        representation: layer (0 = embeddings), pooling, projection; empty for a fine-tuned model.
         texts, cut: different texts encoded, and how many of them were longer than `max_tokens`.
         skipped_checkpoints: newer ones that are not whole.
     """
@@ -103,13 +103,14 @@ def model_notes(facts: ModelFacts) -> Iterator[str]:
     """Sentences about the model, and about texts that did not fit into it."""
     chosen = facts.representation
     step = f", step {facts.step}" if facts.step is not None else ""
-    yield (
-        f"model {facts.checkpoint}{step}: layer {chosen['layer']}, {chosen['pooling']} pooling, "
-        f"{'with' if chosen['projection'] else 'without'} projection, {facts.precision}"
-    )
+    read = "as it was fine-tuned"
+    if chosen:
+        projection = "with" if chosen["projection"] else "without"
+        read = f"layer {chosen['layer']}, {chosen['pooling']} pooling, {projection} projection"
+    yield f"model {facts.checkpoint}{step}: {read}, {facts.precision}"
     if facts.skipped_checkpoints:
         yield f"skipped, not complete: {', '.join(facts.skipped_checkpoints)}"
-    if facts.cut:
+    if facts.cut and chosen:
         yield (
             f"{facts.cut} of {facts.texts} texts ({100 * facts.cut / facts.texts:.1f} %) are longer than "
             f"{facts.max_tokens} tokens and were cut"

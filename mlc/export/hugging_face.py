@@ -20,9 +20,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +35,8 @@ from mlc.export.card_facts import CardNotes, training_data
 from mlc.export.compare import MAX_DIFFERENCE, Comparison, compare_vectors, limit_of
 from mlc.export.folder import checked_folder, refuse_existing
 from mlc.export.model_card import CardModel, model_card
-from mlc.export.transformers_folder import CARD, DTYPES, Dtype, has_own_code, open_pretrained, write_pretrained
+from mlc.export.report import FORMATS, ExportReport, check_formats, holds_weights
+from mlc.export.transformers_folder import CARD, Dtype, has_own_code, open_pretrained, write_pretrained
 from mlc.files import write_json
 from mlc.model.build import encoder_of
 from mlc.tasks.encoder import Representation, TextEncoder, choose_representation, pool_states
@@ -54,37 +54,6 @@ from mlc.tasks.loading import (
 from mlc.tasks.locate import DESCRIPTION_FILE, EXPORT_FORMAT, find_model
 
 __all__ = ["FORMATS", "MAX_DIFFERENCE", "ExportReport", "export_model"]
-
-Format = Literal["transformers", "sentence-transformers", "onnx"]
-FORMATS: tuple[Format, ...] = ("transformers", "sentence-transformers", "onnx")
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was written and how it was checked.
-
-    Attributes:
-        checkpoint: name of what was exported.
-        formats: of the folder; sentence-transformers' is one of transformers as well.
-        comparisons: all of them; the first is of the token ids.
-        max_difference: largest difference of an element of an embedding, over all programs that read the export.
-        texts_compared: texts on which the tokenizers gave the same ids.
-        weight_bytes: of the files of weights, ONNX included.
-        skipped: newer checkpoints that are not complete.
-    """
-
-    folder: Path
-    checkpoint: str
-    step: int | None
-    representation: Representation
-    formats: tuple[str, ...]
-    dtype: str
-    comparisons: tuple[Comparison, ...]
-    max_difference: float
-    texts_compared: int
-    weight_bytes: int
-    skipped: tuple[str, ...] = ()
-
 
 def export_model(
     model: str | Path,
@@ -112,10 +81,14 @@ def export_model(
         CheckpointError: the checkpoint is missing or damaged.
         MlcError: the export would not give the model's ids or embeddings; nothing is left behind.
     """
-    chosen = _check_formats(formats, dtype)
+    chosen = check_formats(formats, dtype)
     out = Path(out).expanduser().absolute()
     refuse_existing(out, overwrite=overwrite)
     source = find_model(model)
+    if source.kind == "finetuned":
+        from mlc.export.finetuned import export_finetuned
+
+        return export_finetuned(source, out, chosen, dtype=dtype, notes=notes, sample=sample)
     if source.kind not in ("checkpoint", "export"):
         raise UsageError(
             "only checkpoints and exports of this project are exported",
@@ -131,7 +104,7 @@ def export_model(
         write_json(partial / DESCRIPTION_FILE, description)
         comparisons = [Comparison("token ids", "transformers", texts, 0.0, None, 0.0)]
         comparisons += _write_and_compare(loaded, representation, partial, chosen, dtype, sample)
-        weight_bytes = sum(file.stat().st_size for file in partial.rglob("*") if _holds_weights(file))
+        weight_bytes = sum(file.stat().st_size for file in partial.rglob("*") if holds_weights(file))
         facts = CardModel(
             loaded.layers,
             loaded.width,
@@ -154,24 +127,6 @@ def export_model(
         weight_bytes=weight_bytes,
         skipped=source.skipped,
     )
-
-
-def _check_formats(formats: Sequence[str], dtype: str) -> tuple[Format, ...]:
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise UsageError("no such format", found=", ".join(unknown), needed=", ".join(FORMATS), where="--format")
-    if dtype not in DTYPES:
-        raise UsageError("no such dtype", found=dtype, needed=", ".join(DTYPES), where="--dtype")
-    chosen = {*formats, *(["transformers"] if "sentence-transformers" in formats else [])}
-    if dtype == "int8" and "sentence-transformers" in chosen:
-        raise UsageError(
-            "sentence-transformers does not open weights in int8",
-            where="--dtype",
-            hint="mlc export MODEL OUT --format sentence-transformers --dtype bf16, or --format transformers",
-        )
-    if dtype != "fp32" and chosen == {"onnx"}:
-        raise UsageError("an ONNX graph is written in fp32", found=dtype, needed="fp32", where="--dtype")
-    return tuple(name for name in FORMATS if name in chosen)
 
 
 def _write_and_compare(
@@ -288,10 +243,6 @@ def _identity(loaded: LoadedModel) -> dict[str, str]:
         return dict(loaded.description.get("identity", {}))
     stated = {"shards' manifest": "shards_sha256", "tokenizer": "tokenizer_sha256"}
     return {name: loaded.description[key] for name, key in stated.items() if loaded.description.get(key)}
-
-
-def _holds_weights(file: Path) -> bool:
-    return file.suffix == ".safetensors" or file.name.startswith("model.onnx")
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlc.data.batches import assign, check_batch_size
 from mlc.data.randomness import hash_words, keyed_permutation
-from mlc.tasks.features_batch import TaskBatch, TaskRows
+from mlc.tasks.features_batch import DrawnRows, TaskBatch, TaskRows
 from mlc.tasks.features_pieces import Ints
 
 
@@ -72,15 +72,25 @@ class FinetuneBatches:
         for chosen in assign(self._lengths[places], self._world_size, self._rank, self._micro_batches):
             numbers = np.full(size, -1, dtype=np.int64)
             numbers[: len(chosen)] = samples[chosen]
-            parts.append(FinetunePart(self._rows.batch(places[chosen].tolist(), rows=size), numbers))
+            parts.append(FinetunePart(self._arrays(places[chosen], samples[chosen], size), numbers))
         return FinetuneBatch(step, parts)
 
     def places(self, samples: Ints) -> Ints:
         """The row of each sample."""
-        epochs, within = np.divmod(samples, len(self._rows))
-        places = np.empty_like(samples)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            key = hash_words(self._seed, "fine-tuning epoch", int(epoch))
-            places[chosen] = keyed_permutation(within[chosen], len(self._rows), key)
-        return places
+        return places_of(samples, len(self._rows), self._seed)
+
+    def _arrays(self, places: Ints, samples: Ints, size: int) -> TaskBatch:
+        if isinstance(self._rows, DrawnRows):
+            return self._rows.draw(places.tolist(), (samples // len(self._rows)).tolist(), rows=size)
+        return self._rows.batch(places.tolist(), rows=size)
+
+
+def places_of(samples: Ints, count: int, seed: int) -> Ints:
+    """Which of `count` examples each sample is: every one once an epoch, in an order of (seed, epoch)."""
+    epochs, within = np.divmod(samples, count)
+    places = np.empty_like(samples)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        key = hash_words(seed, "fine-tuning epoch", int(epoch))
+        places[chosen] = keyed_permutation(within[chosen], count, key)
+    return places

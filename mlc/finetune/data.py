@@ -6,6 +6,7 @@ Out: `FinetuneData`: examples of each part, what was set aside, the labels, a di
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from mlc.tasks.examples import TaskExample
 from mlc.tasks.task_files import BadRecord, TaskFile, read_task
 
 LABELLED = ("classification", "token_classification")
+RANKED = ("reranking", "retrieval")
+"""Kinds whose examples are queries with passages."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,21 @@ class FinetuneData:
         """Languages of the training examples, sorted."""
         return tuple(sorted({example.place.language for example in self.train}))
 
+    def notes(self) -> list[str]:
+        """Lines for people."""
+        notes = []
+        for name, examples in (("train", self.train), ("dev", self.dev), ("test", self.test)):
+            if examples:
+                languages = sorted({example.place.language or "?" for example in examples})
+                notes.append(f"{name}: {len(examples):,} examples in {', '.join(languages)}")
+        if self.labels:
+            notes.append(f"{len(self.labels)} labels: {', '.join(self.labels)}")
+        if self.set_aside:
+            reasons = Counter(record.problem for record in self.set_aside)
+            shown = ", ".join(f"{problem} ({count})" for problem, count in reasons.most_common())
+            notes.append(f"{len(self.set_aside)} records were set aside: {shown}; first: {self.set_aside[0].message}")
+        return notes
+
 
 def read_data(recipe: FinetuneRecipe) -> FinetuneData:
     """Read all parts.
@@ -61,7 +79,7 @@ def read_data(recipe: FinetuneRecipe) -> FinetuneData:
         if not sources:
             return ()
         found = read_task(
-            task.kind,
+            "ranking" if task.kind in RANKED else task.kind,
             sources,
             columns=task.columns,
             languages=languages,

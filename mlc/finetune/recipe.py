@@ -21,13 +21,28 @@ ALL_ROWS: Rows = (0, 0)
 class TaskSection(Section):
     """What is learned."""
 
-    kind: Literal["classification", "regression", "token_classification", "question_answering"]
+    kind: Literal[
+        "classification", "regression", "token_classification", "question_answering", "reranking", "retrieval"
+    ]
     labels: tuple[str, ...] = ()
     """Classes in the order of the outputs; empty = those of the training data, sorted."""
     columns: dict[str, str | int] = pydantic.Field(default_factory=dict)
     """Columns of the data by role, where they have other names than usual: docs/task_data.md."""
     bad_records: Literal["refuse", "set_aside"] = "refuse"
     """What happens to a line that cannot be used: the run is refused, or the line is counted and left out."""
+
+
+class RankingSection(Section):
+    """What a query is compared with: reranking and retrieval (docs/retrieval_training.md)."""
+
+    negatives_per_query: NonNegative = 7
+    """Wrong passages that a query brings along, at most; others of its wrong ones every epoch."""
+    loss: Literal["softmax", "binary"] = "softmax"
+    """reranking: softmax = the right passage among the group, binary = every passage by itself."""
+    temperature: PositiveFloat = 0.05
+    """retrieval: divides the cosines."""
+    symmetric: bool = False
+    """retrieval: mean of both directions; false = a query looks for its passage only."""
 
 
 class FinetuneModelSection(Section):
@@ -39,7 +54,8 @@ class FinetuneModelSection(Section):
     dropout: Probability | None = None
     """Of all layers and of the head; None = as the model was configured."""
     pooling: Literal["mean", "cls"] = "mean"
-    """What a sequence classifier on the GLM reads; other models have heads of their own."""
+    """What a sequence classifier on the GLM reads; other models have heads of their own. For retrieval, what becomes of
+    the states of a start that was never trained with a contrast."""
 
 
 class FinetuneDataSection(BatchSection):
@@ -150,6 +166,7 @@ class FinetuneRecipe(RunRecipe):
     task: TaskSection
     model: FinetuneModelSection
     data: FinetuneDataSection
+    ranking: RankingSection = RankingSection()
     freeze: FreezeSection = FreezeSection()
     lora: LoraSection = LoraSection()
     optimizer: FinetuneOptimizerSection
@@ -164,4 +181,32 @@ class FinetuneRecipe(RunRecipe):
             raise ValueError("lora freezes the encoder's own weights: leave freeze out")
         if self.data.shots and self.task.kind not in ("classification", "token_classification"):
             raise ValueError(f'data.shots counts examples of a class; task.kind = "{self.task.kind}" has none')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _ranking_fits(self) -> Self:
+        kind, default = self.task.kind, RankingSection()
+        own = {"reranking": ("negatives_per_query", "loss")}
+        own["retrieval"] = ("negatives_per_query", "temperature", "symmetric")
+        changed = [key for key in RankingSection.model_fields if getattr(self.ranking, key) != getattr(default, key)]
+        strange = [f"ranking.{key}" for key in changed if key not in own.get(kind, ())]
+        if strange:
+            raise ValueError(f'{", ".join(strange)}: task.kind = "{kind}" has no use for it')
+        if kind == "reranking" and not self.ranking.negatives_per_query:
+            raise ValueError("ranking.negatives_per_query = 0: re-ranking learns from wrong passages, it needs one")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _retrieval_learns_whole(self) -> Self:
+        if self.task.kind != "retrieval":
+            return self
+        set_keys = {
+            "lora": self.lora != LoraSection(),
+            "freeze": self.freeze != FreezeSection(),
+            "optimizer.layer_decay": self.optimizer.layer_decay != 1,
+            "optimizer.head_learning_rate_scale": self.optimizer.head_learning_rate_scale != 1,
+        }
+        strange = [key for key, is_set in set_keys.items() if is_set]
+        if strange:
+            raise ValueError(f'{", ".join(strange)}: task.kind = "retrieval" trains the whole encoder, without a head')
         return self

@@ -10,14 +10,12 @@ backpropagates W x its share, and the mean over ranks that DeepSpeed takes is th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from mlc.data.randomness import hash_words
 from mlc.distributed.gather import sum_over_ranks
@@ -25,7 +23,7 @@ from mlc.engine.signals import RankSignals
 from mlc.engine.step import no_update_unless_finite
 from mlc.engine.work import StepResult
 from mlc.finetune.batches import FinetuneBatch
-from mlc.tasks.features_batch import Array
+from mlc.tasks.learned.predict import to_device
 from mlc.tasks.learned.task import LearnedTask
 
 
@@ -108,11 +106,3 @@ class FinetuneSteps:
         if self._device.type == "cuda":
             metrics["memory/peak_gib"] = round(torch.cuda.max_memory_allocated(self._device) / 2**30, 3)
         return metrics
-
-
-def to_device(arrays: Mapping[str, Array], device: torch.device) -> dict[str, Tensor]:
-    """Arrays as tensors on a device."""
-    return {
-        name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
-        for name, array in arrays.items()
-    }

@@ -26,9 +26,9 @@ from mlc.engine.metrics import read_lines
 from mlc.errors import RecipeError
 from mlc.files import json_bytes
 from mlc.finetune.recipe import EvaluationSection
-from mlc.finetune.steps import to_device
 from mlc.tasks.encoder import batches_by_length
 from mlc.tasks.features_batch import Array, TaskRows
+from mlc.tasks.learned.predict import predict_rows
 from mlc.tasks.learned.task import LearnedTask
 from mlc.tasks.scores import Scores, mean_over_languages
 
@@ -74,23 +74,15 @@ class ScoredSet:
             )
         return scores
 
-    @torch.no_grad()
     def _predict(self, model: Any, device: torch.device) -> list[tuple[int, Array]]:
-        """(row, prediction without the padding of its batch) of this rank's rows."""
-        found: list[tuple[int, Array]] = []
-        lengths = self._rows.lengths
+        """(row, prediction) of this rank's rows."""
+        # As many forwards as the others, which gather parameters together.
+        batches = [self._own[number] if number < len(self._own) else [] for number in range(self._rounds)]
         model.eval()
         try:
-            for number in range(self._rounds):  # as many forwards as the others, which gather parameters together
-                places = self._own[number] if number < len(self._own) else []
-                batch = self._rows.batch(places, rows=max(1, len(places)))
-                predictions = self._task.predictions(model(**to_device(batch.inputs, device)))
-                for place, prediction in zip(places, predictions, strict=False):
-                    whole = np.ndim(prediction) > 0 and len(prediction) == batch.inputs["input_ids"].shape[1]
-                    found.append((place, prediction[: lengths[place]] if whole else prediction))
+            return predict_rows(self._task, model, self._rows, batches, device)
         finally:
             model.train()
-        return found
 
 
 class DevelopmentTrial:

@@ -33,13 +33,13 @@ from mlc.finetune.data import FinetuneData, read_data
 from mlc.finetune.layers import blocks_of, freeze, head_of, parameter_groups
 from mlc.finetune.recipe import FinetuneRecipe, FinetuneScheduleSection
 from mlc.finetune.steps import FinetuneSteps
+from mlc.finetune.tasks import learned_task, training_rows
 from mlc.finetune.trial import DevelopmentTrial, ScoredSet
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.learned.adapters import LoraSettings, add_adapters, linear_layers
-from mlc.tasks.learned.kinds import task_of
 from mlc.tasks.learned.models import HeadSettings, empty_model, new_model, write_finetuned_description
-from mlc.tasks.learned.task import LearnedTask, TaskSettings
+from mlc.tasks.learned.task import LearnedTask
 from mlc.tasks.locate import ModelSource, find_model, read_description
 
 RULES = ChangeRules(
@@ -51,10 +51,14 @@ RULES = ChangeRules(
         "data.test_languages",
         "data.train_languages",
     ),
-    fixed=("task", "model", "lora", "freeze", "data.samples_per_step"),
+    fixed=("task", "model", "ranking", "lora", "freeze", "data.samples_per_step"),
     not_fixed=("model.dropout", "task.bad_records", "task.columns"),
     contents={"data": ("data", "training examples")},
 )
+
+
+LOW = ("mean_squared_error",)
+"""Scores of which a lower one is better; they choose no checkpoint."""
 
 
 class Finetuning:
@@ -75,21 +79,25 @@ class Finetuning:
         check_batch_size(recipe.data.samples_per_step, 1 if goes_on else recipe.data.micro_batches, world_size)
         deepspeed_config(recipe, world_size)
         self._data = read_data(recipe)
-        settings = TaskSettings(
-            kind=recipe.task.kind,
-            labels=self._data.labels,
-            max_tokens=recipe.data.max_tokens,
-            has_pairs=getattr(self._data.train[0], "text_pair", None) is not None,
-        )
-        self._task = task_of(settings)
+        self._task = learned_task(recipe, self._data)
+        self._check_metric()
         self._source = self._saved_model() if goes_on else find_model(recipe.model.start)
         self._encoder = PieceEncoder(open_fast_tokenizer(self._source, max_tokens=recipe.data.max_tokens))
         self.recipe = recipe.model_copy(update={"schedule": self._schedule()})
 
+    def _check_metric(self) -> None:
+        """Refuse a score that the task does not have, by scoring a few right answers."""
+        dev, metric = self._data.dev[:4], self.recipe.evaluation.metric
+        if not dev or not metric:
+            return
+        known = [name for name in self._task.score(dev, self._task.gold(dev), resamples=2).scores if name not in LOW]
+        if metric not in known:
+            raise RecipeError("no such score", found=metric, needed=", ".join(known), where="evaluation.metric")
+
     def open(self) -> None:
         """Tokenise."""
         data = self._data
-        self._train = self._task.rows(self._encoder, data.train)
+        self._train = training_rows(self.recipe, self._task.rows(self._encoder, data.train))
         self._dev = self._task.rows(self._encoder, data.dev) if data.dev else None
         self._test = self._task.rows(self._encoder, data.test) if data.test else None
 
@@ -127,6 +135,7 @@ class Finetuning:
             state=EngineState(engine),
             model_files=partial(self._write_model_files, model.config, lora),
             trial=self._trial(engine, device, ranks),
+            notes=(*self._data.notes(), *self._cuts()),
         )
 
     def _model(self, start: Start | None) -> tuple[Any, LoraSettings | None]:
@@ -191,6 +200,22 @@ class Finetuning:
             for file in Path(name).iterdir():
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
+
+    def _cuts(self) -> list[str]:
+        """What became of texts that are longer than the model takes."""
+        notes = []
+        for name, rows in (("train", self._train), ("dev", self._dev), ("test", self._test)):
+            if rows is None:
+                continue
+            cut, split = getattr(rows, "cut", 0), getattr(rows, "split", 0)
+            if cut:
+                notes.append(f"{name}: {cut} of {len(rows)} rows were cut to data.max_tokens = {self._longest()}")
+            if split:
+                notes.append(f"{name}: {split} sentences are longer than {self._longest()} tokens: several rows each")
+        return notes
+
+    def _longest(self) -> int:
+        return self.recipe.data.max_tokens
 
     def _steps_per_epoch(self) -> int:
         return max(1, -(-len(self._data.train) // self.recipe.data.samples_per_step))

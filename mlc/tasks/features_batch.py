@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,10 +52,24 @@ class TaskRows(Protocol):
         """Tokens of each row, (n,) int64, without making the rows."""
         ...
 
+    @property
+    def cut(self) -> int:
+        """How many rows, words or questions lost their end."""
+        ...
+
     def __len__(self) -> int: ...
 
     def batch(self, places: Sequence[int], *, rows: int | None = None) -> TaskBatch:
         """The rows at these places, and as many of weight 0 as make `rows` of them."""
+        ...
+
+
+@runtime_checkable
+class DrawnRows(TaskRows, Protocol):
+    """Rows of which every epoch takes another part."""
+
+    def draw(self, places: Sequence[int], epochs: Sequence[int], *, rows: int | None = None) -> TaskBatch:
+        """As `batch`, each of the rows in its epoch."""
         ...
 
 

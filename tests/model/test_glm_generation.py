@@ -336,10 +336,11 @@ def beams_anew(model: MlcGlmForBlankInfilling, prompt: BlankPrompt, decoding: De
     return sorted(found, key=lambda blank: (not blank.ended, -worth(blank)))[: decoding.samples]
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0, -0.5])
+@pytest.mark.parametrize("seed", range(1, 7))
 @torch.inference_mode()
-def test_stopping_early_and_the_cache_do_not_change_what_beams_find(penalty: float) -> None:
-    model, decoding = generator_model(), Decoding(max_new_tokens=6, beams=3, samples=3, length_penalty=penalty)
+def test_stopping_early_and_the_cache_do_not_change_what_beams_find(seed: int) -> None:
+    model, penalty = generator_model(seed=seed), (0.0, 1.0, 2.0)[seed % 3]
+    decoding = Decoding(max_new_tokens=6, beams=2, samples=2, length_penalty=penalty)
     prompts = [prompt for prompt in PROMPTS if len(prompt.places) == 1]
     for prompt, found in zip(prompts, model.fill_blanks(prompts, IDS, decoding), strict=True):
         for (blank,), expected in zip(found, beams_anew(model, prompt, decoding), strict=True):

@@ -6,6 +6,7 @@ In:  `TaskSettings`. Out: a `LearnedTask`.
 from __future__ import annotations
 
 from mlc.errors import UsageError
+from mlc.tasks.learned.ranking import Reranking
 from mlc.tasks.learned.sequences import Classification, Regression
 from mlc.tasks.learned.spans import QuestionAnswering
 from mlc.tasks.learned.task import LearnedTask, TaskSettings
@@ -27,4 +28,6 @@ def task_of(settings: TaskSettings) -> LearnedTask:
             return TokenClassification(settings)
         case "question_answering":
             return QuestionAnswering(settings)
+        case "ranking":
+            return Reranking(settings)
     raise UsageError("no model is fine-tuned for this kind of task", found=settings.kind)

@@ -65,6 +65,10 @@ class Classification:
         del rows, examples
         return [self.settings.labels[int(np.argmax(row))] for row in predictions]
 
+    def gold(self, examples: Sequence[ClassificationExample]) -> list[str | None]:
+        """Classes."""
+        return [example.label for example in examples]
+
     def score(
         self, examples: Sequence[ClassificationExample], answers: Sequence[str], *, resamples: int = RESAMPLES
     ) -> Scores:
@@ -113,6 +117,10 @@ class Regression:
         """The number of each example."""
         del rows, examples
         return [float(row) for row in predictions]
+
+    def gold(self, examples: Sequence[RegressionExample]) -> list[float | None]:
+        """Numbers."""
+        return [example.score for example in examples]
 
     def score(
         self, examples: Sequence[RegressionExample], answers: Sequence[float], *, resamples: int = RESAMPLES

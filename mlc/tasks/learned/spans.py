@@ -18,7 +18,7 @@ from mlc.tasks.examples import QuestionExample
 from mlc.tasks.features_answers import QuestionRows, tokenize_questions
 from mlc.tasks.features_batch import Array
 from mlc.tasks.features_pieces import PieceEncoder, Progress
-from mlc.tasks.features_spans import Answered, read_answers
+from mlc.tasks.features_spans import Answered, Span, read_answers
 from mlc.tasks.learned.sequences import as_array
 from mlc.tasks.learned.task import LossSums, TaskSettings, weighted_sum
 from mlc.tasks.scores import RESAMPLES, Scores
@@ -71,6 +71,13 @@ class QuestionAnswering:
     ) -> list[Answered]:
         """The best spans of every question."""
         return read_answers(rows, examples, [row[:, 0] for row in predictions], [row[:, 1] for row in predictions])
+
+    def gold(self, examples: Sequence[QuestionExample]) -> list[Answered]:
+        """The first answer of each, or none."""
+        return [
+            Answered(tuple(Span(a.text, a.start, 1.0) for a in (example.answers or ())[:1]), 0.0)
+            for example in examples
+        ]
 
     def score(
         self, examples: Sequence[QuestionExample], answers: Sequence[Answered], *, resamples: int = RESAMPLES

@@ -99,11 +99,15 @@ class LearnedTask(Protocol[E_contra, R]):
         ...
 
     def predictions(self, outputs: Any) -> Array:
-        """What is kept of a forward pass: an array whose first dimension is R, at least fp32."""
+        """What is kept of a forward pass, at least fp32: (R,) or (R, n); (R, L, n) where it is of columns."""
         ...
 
     def answers(self, rows: R, examples: Sequence[E_contra], predictions: Sequence[Array]) -> list[Any]:
         """The answer to each example from the predictions of its rows, each without the padding of its batch."""
+        ...
+
+    def gold(self, examples: Sequence[E_contra]) -> list[Any]:
+        """The right answers, which all examples have, in the form of `answers`."""
         ...
 
     def score(self, examples: Sequence[E_contra], answers: Sequence[Any], *, resamples: int = RESAMPLES) -> Scores:

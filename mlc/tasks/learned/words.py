@@ -69,10 +69,13 @@ class TokenClassification:
             tuple(labels[int(place)] for place in sentence.argmax(-1)) for sentence in rows.by_sentence(predictions)
         ]
 
+    def gold(self, examples: Sequence[TokenExample]) -> list[tuple[str, ...]]:
+        """Labels of all words."""
+        return [example.labels or () for example in examples]
+
     def score(
         self, examples: Sequence[TokenExample], answers: Sequence[Sequence[str]], *, resamples: int = RESAMPLES
     ) -> Scores:
         """Of entities where the labels are IOB2's, else of words."""
-        gold = [example.labels or () for example in examples]
         is_iob2 = all(label == "O" or label[:2] in ("B-", "I-") for label in self.settings.labels)
-        return (score_entities if is_iob2 else score_words)(gold, answers, resamples=resamples)
+        return (score_entities if is_iob2 else score_words)(self.gold(examples), answers, resamples=resamples)
