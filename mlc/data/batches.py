@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -87,26 +88,49 @@ class RankBatch:
     micro_batches: list[MicroBatch]
 
 
+class SampleSource(Protocol):
+    """Where samples come from: a `Corpus`, or another one."""
+
+    @property
+    def languages(self) -> Sequence[str]:
+        """Codes of all samples' languages."""
+        ...
+
+    def step_indices(self, step: int) -> Int64Array:
+        """Indices of global batch `step`, counted from 0, (N,)."""
+        ...
+
+    def planned_tokens(
+        self, index: Int64Array, *, rows_per_pair: int, rows_per_text: int, hard_negatives: int
+    ) -> Int64Array:
+        """About how many tokens the rows of each sample have, (n,); see `Corpus.planned_tokens`."""
+        ...
+
+    def samples(self, index: Int64Array) -> list[Sample]:
+        """The samples at `index`, (n,)."""
+        ...
+
+
 class BatchBuilder:
     """Builds any step's batch for one rank.
 
     Args:
         corpus: where samples come from.
         special: special tokens.
-        objectives: which rows they need. Whole-word masks read the SentencePiece model of the shards.
+        objectives: which rows they need.
         seed: run seed.
         samples_per_step: global batch N.
         micro_batches: K.
         rank, world_size: who asks.
+        word_starts: for whole-word masks, from `mlc.data.words.word_starts`.
 
     Raises:
         RecipeError: N < world_size x K.
-        ShardError: whole-word masks, and the shards' tokenizer is no SentencePiece model.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: SampleSource,
         special: SpecialTokens,
         objectives: ObjectivesSection,
         *,
@@ -115,19 +139,23 @@ class BatchBuilder:
         micro_batches: int,
         rank: int,
         world_size: int,
+        word_starts: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         check_batch_size(samples_per_step, micro_batches, world_size)
         self._corpus, self._pad = corpus, special.pad
-        whole_words = objectives.mlm.weight > 0 and objectives.mlm.whole_word
-        starts = word_starts(corpus.manifest) if whole_words else None
-        self._rows = RowBuilder(special, objectives, seed=seed, word_starts=starts)
+        self._rows = RowBuilder(special, objectives, seed=seed, word_starts=word_starts)
         self._language_place = {code: place for place, code in enumerate(corpus.languages)}
         self._rank, self._world_size, self._micro_batches = rank, world_size, micro_batches
 
     @classmethod
     def of(cls, recipe: TrainRecipe, corpus: Corpus, *, rank: int, world_size: int) -> BatchBuilder:
-        """The builder of a recipe's run, on one of its ranks."""
-        tokenizer = corpus.manifest.tokenizer
+        """The builder of a recipe's run, on one of its ranks.
+
+        Raises:
+            RecipeError: see the class.
+            ShardError: whole-word masks, and the shards' tokenizer is no SentencePiece model.
+        """
+        tokenizer, mlm = corpus.manifest.tokenizer, recipe.objectives.mlm
         return cls(
             corpus,
             SpecialTokens.from_ids(tokenizer.special_ids, tokenizer.vocab_size),
@@ -137,6 +165,7 @@ class BatchBuilder:
             micro_batches=recipe.data.micro_batches,
             rank=rank,
             world_size=world_size,
+            word_starts=word_starts(corpus.manifest) if mlm.weight and mlm.whole_word else None,
         )
 
     def build(self, step: int) -> RankBatch:

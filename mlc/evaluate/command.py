@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from mlc.errors import UsageError
+from mlc.evaluate.commands_of_finetuned import app as finetuned_app
 from mlc.evaluate.commands_of_pairs import app as pairs_app
 from mlc.evaluate.commands_of_texts import app as texts_app
 from mlc.evaluate.intervals import Bootstrap
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Score a model on a task.")
 app.add_typer(pairs_app)  # without a name: its commands become commands of this one
 app.add_typer(texts_app)
+app.add_typer(finetuned_app)
 
 BEST = "best"
 

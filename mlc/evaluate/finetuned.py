@@ -10,7 +10,6 @@ compared by a paired bootstrap (Koehn 2004): the same draws of examples for both
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,8 +50,8 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of the models.
+class ScoringSettings:
+    """How models are scored.
 
     Attributes:
         task: as the user named it.
@@ -73,7 +72,7 @@ class Question:
     set_aside: Mapping[str, int] | None = None
 
 
-def check_fit(predictor: Predictor, examples: Sequence[TaskExample], where: str = "--model") -> None:
+def check_fit(predictor: Predictor, examples: Sequence[TaskExample]) -> None:
     """Refuse examples that the model cannot answer, before any is answered.
 
     Raises:
@@ -87,7 +86,7 @@ def check_fit(predictor: Predictor, examples: Sequence[TaskExample], where: str 
 def evaluate_finetuned(
     predictor: Predictor,
     examples: Sequence[TaskExample],
-    question: Question,
+    settings: ScoringSettings,
     *,
     model: str,
     against: tuple[str, Predictor] | None = None,
@@ -107,16 +106,16 @@ def evaluate_finetuned(
     check_fit(predictor, examples)
     if against is not None:
         check_fit(against[1], examples)
-    one = answer(predictor, examples, question)
-    other = None if against is None else answer(against[1], examples, question)
+    one = answer(predictor, examples, settings)
+    other = None if against is None else answer(against[1], examples, settings)
     if predictions is not None:
         write_predictions(predictions, examples, one, other)
-    main = _metric(one.sets, question.metric)
-    trained = predictor.trained_languages if question.trained is None else question.trained
+    main = _metric(one.sets, settings.metric)
+    trained = predictor.trained_languages if settings.trained is None else settings.trained
     rows = {language: _ordered(found, main) for language, found in one.sets.items()}
     scores = means(one.sets, trained, main)
-    details = _details(one, question, main, trained)
-    notes = list(_notes(one, question, trained))
+    details = _details(one, settings, main, trained)
+    notes = list(_notes(one, settings, trained))
     if against is not None and other is not None:
         for language, found in difference_rows(one.sets, other.sets, main).items():
             rows[language] = {**rows[language], **found}
@@ -124,9 +123,9 @@ def evaluate_finetuned(
         details["against"] = {"model": against[0], **_identity(against[1]), "by_language": _sets(other.sets)}
         notes.append(f"difference: {model} - {against[0]} in {main}; where the interval leaves out 0 it is significant")
     return TaskResult(
-        task=question.task,
+        task=settings.task,
         facts=_facts(one, model),
-        data=question.data,
+        data=settings.data,
         scores=scores,
         by={"language": rows},
         details=details,
@@ -134,16 +133,16 @@ def evaluate_finetuned(
     )
 
 
-def answer(predictor: Predictor, examples: Sequence[TaskExample], question: Question) -> Answers:
+def answer(predictor: Predictor, examples: Sequence[TaskExample], settings: ScoringSettings) -> Answers:
     """Answer all examples and score each language."""
     with progress_bar("answering", len(examples)) as advance:
-        answers = predictor.predict(examples, batch_tokens=question.batch_tokens, progress=advance)
+        answers = predictor.predict(examples, batch_tokens=settings.batch_tokens, progress=advance)
     by_language: dict[str, list[int]] = {}
     for place, example in enumerate(examples):
         by_language.setdefault(example.place.language or ALL, []).append(place)
     sets = {
         language: predictor.task.score(
-            [examples[place] for place in places], [answers[place] for place in places], resamples=question.resamples
+            [examples[place] for place in places], [answers[place] for place in places], resamples=settings.resamples
         )
         for language, places in sorted(by_language.items())
     }
@@ -154,10 +153,15 @@ def means(sets: Mapping[str, Scores], trained: Sequence[str], main: str) -> dict
     """Means of all scores over languages, the main one first, then over languages that were not trained on."""
     names = _names(sets, main)
     found = {name: mean_over_sets(sets, name) for name in names}
-    others = {language: scores for language, scores in sets.items() if language not in trained}
-    if others and len(others) < len(sets):
+    others = {language: sets[language] for language in zero_shot_languages(sets, trained)}
+    if others:
         found |= {f"{name}_zero_shot": mean_over_sets(others, name) for name in names}
     return found
+
+
+def zero_shot_languages(sets: Mapping[str, Scores], trained: Sequence[str]) -> list[str]:
+    """Those that were not trained on; none where it is not known what was."""
+    return [language for language in sets if trained and language not in trained and language != ALL]
 
 
 def difference_rows(ones: Mapping[str, Scores], others: Mapping[str, Scores], name: str) -> dict[str, Figures]:
@@ -176,8 +180,8 @@ def mean_differences(
     ones: Mapping[str, Scores], others: Mapping[str, Scores], trained: Sequence[str], name: str
 ) -> dict[str, Score]:
     """The same of means over languages: the draws of both models are paired in each language."""
-    untrained = [language for language in ones if language not in trained]
-    groups = {"": list(ones), **({"_zero_shot": untrained} if 0 < len(untrained) < len(ones) else {})}
+    untrained = zero_shot_languages(ones, trained)
+    groups = {"": list(ones), **({"_zero_shot": untrained} if untrained else {})}
     found: dict[str, Score] = {}
     for ending, languages in groups.items():
         of_others = mean_over_sets({language: others[language] for language in languages}, name)
@@ -209,11 +213,6 @@ def write_predictions(file: Path, examples: Sequence[TaskExample], one: Answers,
     write_atomically(file, "".join(lines).encode())
 
 
-def set_aside_counts(problems: Counter[str]) -> dict[str, int]:
-    """Problems of records that were left out, the commonest first."""
-    return dict(problems.most_common())
-
-
 def _shown(given: Any, may_be_none: bool) -> Any:
     """An answer as it is scored."""
     return given.text(0.0 if may_be_none else None) if isinstance(given, Answered) else given
@@ -243,7 +242,7 @@ def _identity(predictor: Predictor) -> dict[str, Any]:
     return {"checkpoint": source.name, "step": source.step, "trained": list(predictor.trained_languages)}
 
 
-def _details(one: Answers, question: Question, main: str, trained: Sequence[str]) -> dict[str, Any]:
+def _details(one: Answers, settings: ScoringSettings, main: str, trained: Sequence[str]) -> dict[str, Any]:
     task, counts = one.predictor.task.settings, one.predictor.counts
     return {
         "kind": task.kind,
@@ -252,7 +251,7 @@ def _details(one: Answers, question: Question, main: str, trained: Sequence[str]
         "trained": [language for language in one.sets if language in trained],
         "rows": counts.rows,
         "cut_unit": UNITS.get(task.kind, "texts"),
-        "set_aside": dict(question.set_aside or {}),
+        "set_aside": dict(settings.set_aside or {}),
         "details": {language: dict(found.details) for language, found in one.sets.items()},
     }
 
@@ -273,15 +272,17 @@ def _facts(one: Answers, model: str) -> ModelFacts:
     )
 
 
-def _notes(one: Answers, question: Question, trained: Sequence[str]) -> Sequence[str]:
+def _notes(one: Answers, settings: ScoringSettings, trained: Sequence[str]) -> Sequence[str]:
     task, counts = one.predictor.task.settings, one.predictor.counts
-    own = [language for language in one.sets if language in trained]
-    notes = [f"trained on {', '.join(trained) or 'no language that is known'}; {len(one.sets) - len(own)} zero-shot"]
+    unseen = zero_shot_languages(one.sets, trained)
+    notes = [
+        f"trained on {', '.join(trained) or 'no language that is known'}; zero-shot: {', '.join(unseen) or 'none'}"
+    ]
     if counts.cut:
         unit = UNITS.get(task.kind, "texts")
         of = f"of {counts.examples} " if unit != "words" else ""
         notes.append(f"{counts.cut} {of}{unit} are longer than {task.max_tokens} tokens and were cut")
     if counts.rows > counts.examples:
         notes.append(f"{counts.examples} examples were read in {counts.rows} rows")
-    notes += [f"{count} records were set aside: {problem}" for problem, count in (question.set_aside or {}).items()]
+    notes += [f"{count} records were set aside: {problem}" for problem, count in (settings.set_aside or {}).items()]
     return notes

@@ -19,8 +19,6 @@ from mlc.tasks.examples import TaskExample
 from mlc.tasks.task_files import BadRecord, TaskFile, read_task
 
 LABELLED = ("classification", "token_classification")
-RANKED = ("reranking", "retrieval")
-"""Kinds whose examples are queries with passages."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def read_data(recipe: FinetuneRecipe) -> FinetuneData:
         if not sources:
             return ()
         found = read_task(
-            "ranking" if task.kind in RANKED else task.kind,
+            task.data_kind,
             sources,
             columns=task.columns,
             languages=languages,

@@ -12,6 +12,7 @@ import pydantic
 
 from mlc.config import NonNegative, Positive, PositiveFloat, Probability, Section
 from mlc.recipe import BatchSection, OptimizerSection, RunRecipe, ScheduleSection
+from mlc.tasks.examples import TaskKind
 
 Rows = Annotated[tuple[NonNegative, NonNegative], pydantic.Field(min_length=2)]
 """First row and end of a range; an end of 0 is the last row."""
@@ -30,6 +31,15 @@ class TaskSection(Section):
     """Columns of the data by role, where they have other names than usual: docs/task_data.md."""
     bad_records: Literal["refuse", "set_aside"] = "refuse"
     """What happens to a line that cannot be used: the run is refused, or the line is counted and left out."""
+
+    @property
+    def data_kind(self) -> TaskKind:
+        """As what the data is read (mlc.tasks.task_files)."""
+        match self.kind:
+            case "reranking" | "retrieval":
+                return "ranking"
+            case kind:
+                return kind
 
 
 class RankingSection(Section):
@@ -186,8 +196,10 @@ class FinetuneRecipe(RunRecipe):
     @pydantic.model_validator(mode="after")
     def _ranking_fits(self) -> Self:
         kind, default = self.task.kind, RankingSection()
-        own = {"reranking": ("negatives_per_query", "loss")}
-        own["retrieval"] = ("negatives_per_query", "temperature", "symmetric")
+        own: dict[str, tuple[str, ...]] = {
+            "reranking": ("negatives_per_query", "loss"),
+            "retrieval": ("negatives_per_query", "temperature", "symmetric"),
+        }
         changed = [key for key in RankingSection.model_fields if getattr(self.ranking, key) != getattr(default, key)]
         strange = [f"ranking.{key}" for key in changed if key not in own.get(kind, ())]
         if strange:

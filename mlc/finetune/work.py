@@ -87,10 +87,10 @@ class Finetuning:
 
     def _check_metric(self) -> None:
         """Refuse a score that the task does not have, by scoring a few right answers."""
-        dev, metric = self._data.dev[:4], self.recipe.evaluation.metric
-        if not dev or not metric:
+        few, metric = (self._data.dev or self._data.test)[:4], self.recipe.evaluation.metric
+        if not few or not metric:
             return
-        known = [name for name in self._task.score(dev, self._task.gold(dev), resamples=2).scores if name not in LOW]
+        known = [name for name in self._task.score(few, self._task.gold(few), resamples=2).scores if name not in LOW]
         if metric not in known:
             raise RecipeError("no such score", found=metric, needed=", ".join(known), where="evaluation.metric")
 

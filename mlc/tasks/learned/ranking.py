@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -87,7 +88,8 @@ class QueryGroups:
         totals = np.add.reduceat(self.rows.lengths, self.rows.starts[:-1])
         counts = np.diff(self.rows.starts)
         sizes = 1 + np.minimum(counts - self.rows.positives, self.negatives)
-        return (totals * sizes // counts).astype(np.int64)
+        lengths: Ints = (totals * sizes // counts).astype(np.int64)
+        return lengths
 
     @property
     def cut(self) -> int:
@@ -198,17 +200,17 @@ class Reranking:
         """Scores of each query's passages: its positives in their order, then its negatives."""
         del examples
         bounds = rows.starts.tolist()
-        return [
-            [float(score) for score in predictions[start:end]]
-            for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-        ]
+        return [[float(score) for score in predictions[start:end]] for start, end in pairwise(bounds)]
+
+    def gold(self, examples: Sequence[RankingExample]) -> list[list[float]]:
+        """1 for right passages, 0 for wrong ones."""
+        return [[1.0] * len(example.positives) + [0.0] * len(example.negatives) for example in examples]
 
     def score(
         self, examples: Sequence[RankingExample], answers: Sequence[Sequence[float]], *, resamples: int = RESAMPLES
     ) -> Scores:
         """MRR, MAP, nDCG and recall of the order that the scores bring."""
-        relevance = [[1] * len(example.positives) + [0] * len(example.negatives) for example in examples]
-        return score_rankings(relevance, answers, resamples=resamples)
+        return score_rankings(self.gold(examples), answers, resamples=resamples)
 
 
 def check_groups(examples: Sequence[RankingExample]) -> None:

@@ -1,0 +1,177 @@
+"""A fine-tuned model as a folder that its AutoModelFor... class opens, or onnxruntime.
+
+In:  what `find_model` found of a run of `mlc finetune`: its best or newest checkpoint, or such an export.
+Out: config.json and model.safetensors (model.int8.safetensors) with adapters merged; for the GLM also its code;
+     onnx/model.onnx; the tokenizer; mlc.json, by which `mlc` opens the folder as the fine-tuned model that it is;
+     README.md.
+
+Before the folder gets its name every program opens it, and its logits on sample rows are compared with those of the
+model it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from mlc.checkpoint.record import checkpoint_folders
+from mlc.errors import MlcError, UsageError
+from mlc.export.card_facts import CardNotes
+from mlc.export.compare import Comparison, limit_of
+from mlc.export.folder import checked_folder
+from mlc.export.report import ExportReport, holds_weights
+from mlc.export.task_card import TaskCardModel, task_card
+from mlc.export.task_outputs import SampleRows, compare_ids, forward_of
+from mlc.export.transformers_folder import CARD, Dtype, has_own_code, open_pretrained, write_pretrained
+from mlc.files import write_json
+from mlc.model.saving import FINETUNED_FORMAT, SHAPES
+from mlc.tasks.fast_tokenizer import SAMPLE_TEXTS
+from mlc.tasks.learned.models import FinetunedModel, load_finetuned
+from mlc.tasks.locate import DESCRIPTION_FILE, ModelSource, find_model, read_description
+
+TEST_FILE = "test.json"
+"""In the folder of a run: mlc.finetune.trial writes it."""
+
+
+def export_finetuned(
+    source: ModelSource,
+    out: Path,
+    formats: Sequence[str],
+    *,
+    dtype: Dtype = "fp32",
+    notes: CardNotes | None = None,
+    sample: Sequence[str] = (),
+) -> ExportReport:
+    """Write and check an export.
+
+    Args:
+        source: fine-tuned.
+        out: folder to make; what is there is replaced.
+        formats: transformers, onnx.
+        dtype: of the safetensors.
+        notes: what the model card states about licence, data and scores.
+        sample: texts, beside the built-in ones, on which tokenizers and logits are compared.
+
+    Raises:
+        UsageError: the formats or the kind of task are not those of a fine-tuned model.
+        CheckpointError: the checkpoint is missing or damaged.
+        MlcError: the export would not give the model's ids or logits; nothing is left behind.
+    """
+    if "sentence-transformers" in formats:
+        raise UsageError(
+            "sentence-transformers opens encoders; the model was fine-tuned for a task",
+            found=source.name,
+            where="--format",
+            hint="mlc export MODEL OUT --format transformers, or export what it was fine-tuned from",
+        )
+    tuned = load_finetuned(source)
+    texts = [text for text in (*SAMPLE_TEXTS, *sample) if text.split()]
+    rows = SampleRows(tuned.task, tuned.encoder, texts)
+    with checked_folder(out) as partial:
+        if "transformers" in formats:
+            write_pretrained(tuned.model, partial, dtype)
+        else:
+            tuned.model.config.save_pretrained(partial)
+        tuned.encoder.tokenizer.save_pretrained(partial)
+        description = _description(tuned, formats, dtype)
+        write_json(partial / DESCRIPTION_FILE, description)
+        comparisons = _compare(tuned, rows, partial, formats, dtype)
+        weight_bytes = sum(file.stat().st_size for file in partial.rglob("*") if holds_weights(file))
+        facts = TaskCardModel(
+            auto_class=tuned.task.auto_class.__name__,
+            layers=int(tuned.model.config.num_hidden_layers),
+            width=int(tuned.model.config.hidden_size),
+            vocab_size=int(tuned.model.config.vocab_size),
+            own_code=has_own_code(tuned.model),
+            weight_bytes=sum(file.stat().st_size for file in partial.glob("*.safetensors")),
+            inputs=tuple(rows.batch([0])),
+        )
+        (partial / CARD).write_text(task_card(description, facts, comparisons, notes), encoding="utf-8")
+    return ExportReport(
+        folder=out,
+        checkpoint=source.name,
+        step=description["step"],
+        representation=None,
+        formats=tuple(formats),
+        dtype=dtype,
+        comparisons=tuple(comparisons),
+        max_difference=max(found.max_difference for found in comparisons),
+        texts_compared=len(texts),
+        weight_bytes=weight_bytes,
+        skipped=source.skipped,
+    )
+
+
+def _compare(
+    tuned: FinetunedModel, rows: SampleRows, folder: Path, formats: Sequence[str], dtype: Dtype
+) -> list[Comparison]:
+    reopened = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    comparisons = [compare_ids(rows, tuned.encoder, reopened, str(folder))]
+    needed = rows.logits(forward_of(tuned.model))
+    if "transformers" in formats:
+        opened = open_pretrained(folder, tuned.task.auto_class, dtype)
+        _check_labels(tuned, opened.config)
+        opener = "transformers" if dtype != "int8" else "transformers, weights dequantised"
+        comparisons.append(rows.compare(needed, forward_of(opened), opener, limit_of(dtype, opener)))
+        again = load_finetuned(find_model(folder))
+        if again.task.settings != tuned.task.settings:
+            raise MlcError("the export is of another task", found=str(again.task.settings), where=str(folder))
+        comparisons.append(rows.compare(needed, forward_of(again.model), "mlc", limit_of(dtype, "mlc")))
+    if "onnx" in formats:
+        from mlc.export.onnx_task import check_task_graph, write_task_graph
+
+        write_task_graph(tuned.model, rows, tuned.task.settings.kind, folder)
+        comparisons.append(check_task_graph(rows, needed, folder))
+    return comparisons
+
+
+def _check_labels(tuned: FinetunedModel, config: Any) -> None:
+    labels = tuned.task.settings.labels
+    found = tuple(config.id2label[place] for place in range(config.num_labels))
+    if labels and found != labels:
+        raise MlcError("config.json names other labels", found=", ".join(found), needed=", ".join(labels))
+
+
+def _description(tuned: FinetunedModel, formats: Sequence[str], dtype: Dtype) -> dict[str, Any]:
+    """mlc.json: what the checkpoint's says, without what only its pieces of weights and adapters need."""
+    saved = {key: value for key, value in tuned.description.items() if key != SHAPES}
+    rounded = [*saved.get("rounded", ()), *([dtype] if dtype != "fp32" else [])]
+    is_export = "formats" in saved
+    return {
+        **saved,
+        "format": FINETUNED_FORMAT,
+        "version": 1,
+        "formats": list(formats),
+        "dtype": dtype,
+        "rounded": list(dict.fromkeys(rounded)),
+        "lora": None,
+        "merged_lora": saved.get("merged_lora") if is_export else saved["lora"],
+        "start_name": saved.get("start_name") if is_export else _name_of_start(str(saved["start"])),
+        "step": saved.get("step", tuned.source.step),
+        "test": saved.get("test") if is_export else read_test(tuned.source),
+    }
+
+
+def read_test(source: ModelSource) -> dict[str, Any] | None:
+    """The scores of a checkpoint on its run's test data, if they are this checkpoint's.
+
+    Returns:
+        {"score": name, "languages": {code: {"value", "low", "high"}}, "macro", "zero_shot", "trained", "examples":
+        {code: number}}; None where there are none.
+    """
+    run = source.folder.resolve().parent.parent.parent
+    try:
+        content = json.loads((run / TEST_FILE).read_text(encoding="utf-8"))
+        step = content["step"]
+        if step is None:  # nothing was scored on the way, so the last checkpoint is the one
+            step = max((read.position_step for read in _steps(run)), default=None)
+        if step != source.step:
+            return None
+        kept = {key: content[key] for key in ("score", "languages", "macro", "zero_shot", "trained")}
+        return {**kept, "examples": {code: found["examples"] for code, found in content["sets"].items()}}
+    except (OSError, ValueError, KeyError):
+        return None

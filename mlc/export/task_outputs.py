@@ -1,0 +1,176 @@
+"""What a fine-tuned model's export is compared on: sample rows of its task, and the logits of two models on them.
+
+In:  the task's settings and tokenizer, texts, a model.
+Out: inputs of rows, and named logits.
+Letters: R rows, L columns, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlc.errors import MlcError, UsageError
+from mlc.export.compare import Comparison, Limit, compare_tensors
+from mlc.tasks.examples import (
+    ClassificationExample,
+    Place,
+    QuestionExample,
+    RegressionExample,
+    TaskExample,
+    TaskKind,
+    TokenExample,
+)
+from mlc.tasks.features_pieces import PieceEncoder
+from mlc.tasks.learned.predict import to_device
+from mlc.tasks.learned.task import LearnedTask, TaskSettings
+
+Inputs = Mapping[str, Tensor]
+Forward = Callable[[Inputs], Mapping[str, Tensor]]
+"""Inputs of rows -> their logits by name."""
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What a model with a head gives.
+
+    Attributes:
+        names: of the tensors of logits.
+        of_columns: they are (R, L) or (R, L, C); else (R, C).
+    """
+
+    names: tuple[str, ...]
+    of_columns: bool
+
+
+def head_outputs(kind: TaskKind) -> HeadOutputs:
+    """The outputs of a task's head. A kind that can be exported has its case here, in `sample_examples`, and in
+    mlc.export.task_examples.
+
+    Raises:
+        UsageError: models for this kind are not exported.
+    """
+    match kind:
+        case "classification" | "regression":
+            return HeadOutputs(("logits",), of_columns=False)
+        case "token_classification":
+            return HeadOutputs(("logits",), of_columns=True)
+        case "question_answering":
+            return HeadOutputs(("start_logits", "end_logits"), of_columns=True)
+    raise UsageError("models for this kind of task are not exported yet", found=kind, where="MODEL")
+
+
+def sample_examples(settings: TaskSettings, texts: Sequence[str]) -> list[TaskExample]:
+    """Examples without gold answers; second texts, and questions, are the texts one place on.
+
+    Raises:
+        UsageError: as in `head_outputs`.
+    """
+    seconds = [*texts[1:], texts[0]]
+    places = [Place("sample", number + 1) for number in range(len(texts))]
+    match settings.kind:
+        case "classification" | "regression":
+            make = ClassificationExample if settings.kind == "classification" else RegressionExample
+            return [
+                make(first, second if settings.has_pairs else None, None, place)
+                for first, second, place in zip(texts, seconds, places, strict=True)
+            ]
+        case "token_classification":
+            return [TokenExample(tuple(text.split()), None, place) for text, place in zip(texts, places, strict=True)]
+        case "question_answering":
+            return [
+                QuestionExample(str(place.line), question, context, None, place)
+                for question, context, place in zip(seconds, texts, places, strict=True)
+            ]
+    raise UsageError("models for this kind of task are not exported yet", found=settings.kind, where="MODEL")
+
+
+class SampleRows:
+    """Rows of sample texts; each goes through models alone, or several padded to one length.
+
+    Args:
+        task: of the model.
+        encoder: its tokenizer.
+        texts: at least one; none is white space alone.
+    """
+
+    def __init__(self, task: LearnedTask, encoder: PieceEncoder, texts: Sequence[str]) -> None:
+        self.settings, self.texts = task.settings, list(texts)
+        self._outputs = head_outputs(task.settings.kind)
+        self._rows = task.rows(encoder, sample_examples(task.settings, texts))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, places: Sequence[int]) -> dict[str, Tensor]:
+        """Inputs of some rows."""
+        return to_device(self._rows.batch(places).inputs, torch.device("cpu"))
+
+    def ids(self) -> list[list[int]]:
+        """Token ids of every row."""
+        lengths = self._rows.lengths.tolist()
+        return [self.batch([row])["input_ids"][0, :length].tolist() for row, length in enumerate(lengths)]
+
+    @torch.inference_mode()
+    def logits(self, forward: Forward, rows_per_batch: int = 1) -> dict[str, Tensor]:
+        """Logits of all rows by name, in fp32, one behind another without the padding."""
+        lengths = self._rows.lengths.tolist()
+        found: dict[str, list[Tensor]] = {name: [] for name in self._outputs.names}
+        for start in range(0, len(self), rows_per_batch):
+            places = range(start, min(start + rows_per_batch, len(self)))
+            outputs = forward(self.batch(places))
+            for name, parts in found.items():
+                for place, row in zip(places, outputs[name], strict=True):
+                    parts.append((row[: lengths[place]] if self._outputs.of_columns else row).float().flatten())
+        return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def compare(
+        self, needed: Mapping[str, Tensor], forward: Forward, opened_by: str, limit: Limit, rows_per_batch: int = 1
+    ) -> Comparison:
+        """Compare the logits of the original, as `logits` gives them, with those of what a program opened.
+
+        Differences are relative to the largest logit where that is above 1; the cosine is one over all rows.
+
+        Raises:
+            MlcError: they differ by more than the limit.
+        """
+        found = self.logits(forward, rows_per_batch)
+        pairs = [(value, found[name]) for name, value in needed.items()]
+        return replace(compare_tensors("logits", opened_by, pairs, limit), texts=len(self))
+
+
+def compare_ids(rows: SampleRows, encoder: PieceEncoder, reopened: Any, where: str) -> Comparison:
+    """Compare the ids of an exported tokenizer with those of the model's own, one text and two.
+
+    Where a row is one text or two, its ids are compared as well: what a user of transformers gives the model is then
+    what it was fine-tuned on. (Rows of words and of long contexts are windows, which no single call makes.)
+
+    Raises:
+        MlcError: they differ.
+    """
+    texts = rows.texts
+    seconds = [*texts[1:], texts[0]]
+    calls: list[tuple[list[str], ...]] = [(texts,), (texts, seconds)]
+    for call in calls:
+        needed = encoder.tokenizer(*call, truncation=True)["input_ids"]
+        if reopened(*call, truncation=True)["input_ids"] != needed:
+            raise MlcError("the exported tokenizer gives other ids", where=where)
+    if rows.settings.kind in ("classification", "regression"):
+        call = calls[rows.settings.has_pairs]
+        if reopened(*call, truncation=True)["input_ids"] != rows.ids():
+            raise MlcError("the exported tokenizer gives other ids than rows had in fine-tuning", where=where)
+    return Comparison("token ids", "transformers", len(texts), 0.0, None, 0.0)
+
+
+def forward_of(model: Any) -> Forward:
+    """A model of transformers as a `Forward`."""
+
+    def run(inputs: Inputs) -> Mapping[str, Tensor]:
+        outputs: Mapping[str, Tensor] = model(**inputs)
+        return outputs
+
+    return run
