@@ -16,6 +16,7 @@ from rich.console import Console
 from mlc.errors import UsageError
 from mlc.evaluate.commands_of_finetuned import app as finetuned_app
 from mlc.evaluate.commands_of_pairs import app as pairs_app
+from mlc.evaluate.commands_of_results import app as results_app
 from mlc.evaluate.commands_of_texts import app as texts_app
 from mlc.evaluate.intervals import Bootstrap
 from mlc.evaluate.options import PRECISIONS, check_choice, check_folder, examples_epilog, progress_bar
@@ -32,6 +33,7 @@ app = typer.Typer(no_args_is_help=True, help="Score a model on a task.")
 app.add_typer(pairs_app)  # without a name: its commands become commands of this one
 app.add_typer(texts_app)
 app.add_typer(finetuned_app)
+app.add_typer(results_app)
 
 BEST = "best"
 

@@ -72,7 +72,7 @@ def check_model(task: FinetunedTask, found: TaskSettings, where: str) -> None:
         UsageError: it was; the command for what it was fine-tuned for is named.
     """
     general = {one.kind: one.name for one in (CLASSIFICATION, REGRESSION, NER, QA)}
-    hint = f"mlc evaluate {general.get(found.kind, 'classification')} --model {where} --data ..."
+    hint = f"mlc evaluate {general[found.kind]} --model {where} --data ..." if found.kind in general else None
     if found.kind != task.kind:
         raise UsageError(
             f"the model was fine-tuned for another kind of task than {task.name}",

@@ -45,12 +45,21 @@ DTYPE_LIMITS = {
 }
 
 
+LOGIT_LIMITS = {
+    "fp32": DTYPE_LIMITS["fp32"],
+    "fp16": Limit(1e-2, 0.9999),
+    "bf16": Limit(1e-1, 0.998),
+    "int8": Limit(1e-1, 0.998),
+}
+"""Of a head's outputs, which no norm brings back to 1; relative to the largest."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What was compared, and how near it was.
 
     Attributes:
-        what: token ids, embeddings, last hidden states, outputs.
+        what: token ids, embeddings, last hidden states, logits.
         opened_by: the program that read the export.
         texts: how many.
         max_difference: largest difference between two elements.

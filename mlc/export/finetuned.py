@@ -12,16 +12,16 @@ model it was made from.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from mlc.checkpoint.record import checkpoint_folders
+from mlc.checkpoint.record import checkpoint_folders, step_of
 from mlc.errors import MlcError, UsageError
 from mlc.export.card_facts import CardNotes
-from mlc.export.compare import Comparison, limit_of
+from mlc.export.compare import LOGIT_LIMITS, Comparison
 from mlc.export.folder import checked_folder
 from mlc.export.report import ExportReport, holds_weights
 from mlc.export.task_card import TaskCardModel, task_card
@@ -31,7 +31,7 @@ from mlc.files import write_json
 from mlc.model.saving import FINETUNED_FORMAT, SHAPES
 from mlc.tasks.fast_tokenizer import SAMPLE_TEXTS
 from mlc.tasks.learned.models import FinetunedModel, load_finetuned
-from mlc.tasks.locate import DESCRIPTION_FILE, ModelSource, find_model, read_description
+from mlc.tasks.locate import DESCRIPTION_FILE, ModelSource, find_model
 
 TEST_FILE = "test.json"
 """In the folder of a run: mlc.finetune.trial writes it."""
@@ -116,11 +116,11 @@ def _compare(
         opened = open_pretrained(folder, tuned.task.auto_class, dtype)
         _check_labels(tuned, opened.config)
         opener = "transformers" if dtype != "int8" else "transformers, weights dequantised"
-        comparisons.append(rows.compare(needed, forward_of(opened), opener, limit_of(dtype, opener)))
+        comparisons.append(rows.compare(needed, forward_of(opened), opener, LOGIT_LIMITS[dtype]))
         again = load_finetuned(find_model(folder))
         if again.task.settings != tuned.task.settings:
             raise MlcError("the export is of another task", found=str(again.task.settings), where=str(folder))
-        comparisons.append(rows.compare(needed, forward_of(again.model), "mlc", limit_of(dtype, "mlc")))
+        comparisons.append(rows.compare(needed, forward_of(again.model), "mlc", LOGIT_LIMITS[dtype]))
     if "onnx" in formats:
         from mlc.export.onnx_task import check_task_graph, write_task_graph
 
@@ -150,7 +150,7 @@ def _description(tuned: FinetunedModel, formats: Sequence[str], dtype: Dtype) ->
         "rounded": list(dict.fromkeys(rounded)),
         "lora": None,
         "merged_lora": saved.get("merged_lora") if is_export else saved["lora"],
-        "start_name": saved.get("start_name") if is_export else _name_of_start(str(saved["start"])),
+        "start": Path(saved["start"]).name if Path(saved["start"]).is_absolute() else saved["start"],
         "step": saved.get("step", tuned.source.step),
         "test": saved.get("test") if is_export else read_test(tuned.source),
     }
@@ -168,10 +168,10 @@ def read_test(source: ModelSource) -> dict[str, Any] | None:
         content = json.loads((run / TEST_FILE).read_text(encoding="utf-8"))
         step = content["step"]
         if step is None:  # nothing was scored on the way, so the last checkpoint is the one
-            step = max((read.position_step for read in _steps(run)), default=None)
+            step = step_of(checkpoint_folders(run)[-1])
         if step != source.step:
             return None
         kept = {key: content[key] for key in ("score", "languages", "macro", "zero_shot", "trained")}
         return {**kept, "examples": {code: found["examples"] for code, found in content["sets"].items()}}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None

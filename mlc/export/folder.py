@@ -29,7 +29,8 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError("the folder exists", found=str(out), where="OUT", hint="choose another, or give --overwrite")
     try:
-        is_export = read_description(out)["format"] == EXPORT_FORMAT
+        description = read_description(out)
+        is_export = description["format"] == EXPORT_FORMAT or "formats" in description  # the latter of a fine-tuned one
     except CheckpointError:
         is_export = False
     if not is_export:

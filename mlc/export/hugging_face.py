@@ -55,6 +55,7 @@ from mlc.tasks.locate import DESCRIPTION_FILE, EXPORT_FORMAT, find_model
 
 __all__ = ["FORMATS", "MAX_DIFFERENCE", "ExportReport", "export_model"]
 
+
 def export_model(
     model: str | Path,
     out: str | Path,

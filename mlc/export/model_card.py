@@ -59,9 +59,9 @@ def model_card(
         ["# Multilingual text encoder", "", "Written by `mlc export`.", ""],
         _facts(description, representation, model),
         _training_data(description, notes),
-        _scores(notes.scores),
+        scores_section(notes.scores),
         *examples(description, representation, model.own_code, model.half),
-        _checks(comparisons),
+        checks_section(comparisons),
         _limits(description, representation, model),
     ]
     return "\n".join(line for part in parts for line in part) + "\n"
@@ -74,11 +74,14 @@ def _front_matter(description: Mapping[str, Any], notes: CardNotes) -> list[str]
     lines.append(f"pipeline_tag: {'sentence-similarity' if sentences else 'feature-extraction'}")
     if notes.license:
         lines.append(f'license: "{notes.license}"')
-    if description["languages"]:
-        # Quoted: YAML reads a bare "no" (Norwegian) as false.
-        lines += ["language:", *(f'- "{language}"' for language in description["languages"])]
+    lines += yaml_languages(description["languages"])
     lines += ["tags:", *(f"- {tag}" for tag in (*formats, "feature-extraction")), "---", ""]
     return lines
+
+
+def yaml_languages(languages: Sequence[str]) -> list[str]:
+    """The languages in a card's front matter; quoted: YAML reads a bare "no" (Norwegian) as false."""
+    return ["language:", *(f'- "{language}"' for language in languages)] if languages else []
 
 
 def _facts(description: Mapping[str, Any], representation: Representation, model: CardModel) -> list[str]:
@@ -126,8 +129,9 @@ def _training_data(description: Mapping[str, Any], notes: CardNotes) -> list[str
     return [*lines, ""]
 
 
-def _scores(rows: Sequence[ScoreRow]) -> list[str]:
-    lines = ["## Scores", ""]
+def scores_section(rows: Sequence[ScoreRow], title: str = "Scores") -> list[str]:
+    """A table of scores that the caller gave."""
+    lines = [f"## {title}", ""]
     if not rows:
         return [*lines, "None were given.", ""]
     lines += ["| task | score | value | data | of |", "|---|---|---|---|---|"]
@@ -138,7 +142,8 @@ def _scores(rows: Sequence[ScoreRow]) -> list[str]:
     return [*lines, "", "As `mlc evaluate` wrote them; they were not computed again from this folder.", ""]
 
 
-def _checks(comparisons: Sequence[Comparison]) -> list[str]:
+def checks_section(comparisons: Sequence[Comparison]) -> list[str]:
+    """What was compared before the export got its name."""
     lines = ["## How it was checked", "", "Before this folder got its name it was opened again and compared:", ""]
     return [*lines, *(f"* {comparison}" for comparison in comparisons), ""]
 

@@ -13,7 +13,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mlc.errors import MlcError
 from mlc.export.compare import Comparison, compare_tensors, compare_vectors, limit_of
 from mlc.export.padded_glm import PaddedGlm
+from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.modeling_glm import MlcGlmModel
 from mlc.tasks.encoder import Representation, TextEncoder, pool_states
 from mlc.tasks.loading import LoadedModel
@@ -88,19 +89,37 @@ def write_onnx(loaded: LoadedModel, representation: Representation, folder: Path
     Raises:
         MlcError: a library is missing, or torch cannot write this model as a graph.
     """
-    graph = EmbeddingGraph(loaded, representation).eval()
-    sizes = {0: "batch", 1: "length"}
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
     ids = torch.where(mask == 1, loaded.tokenizer.pad_id + 1, loaded.tokenizer.pad_id)
+    example = dict(zip(INPUTS, (ids, mask), strict=True))
+    write_graph(EmbeddingGraph(loaded, representation), loaded.backbone, example, OUTPUTS, folder)
+
+
+def write_graph(
+    graph: nn.Module, model: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str], folder: Path
+) -> None:
+    """Write a module as onnx/model.onnx.
+
+    Args:
+        graph: takes the example's tensors by their names, and gives a tensor for each of `outputs`.
+        model: of transformers or this project, which the graph computes with.
+        example: int64 (batch, length) each; both sizes become free.
+        outputs: names.
+        folder: exists.
+
+    Raises:
+        MlcError: a library is missing, or torch cannot write this model as a graph.
+    """
+    sizes = {0: "batch", 1: "length"}
     try:
-        with _plain_attention(loaded.backbone), _quiet(), torch.no_grad():
+        with _plain_attention(model), _quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
-                graph,
-                (ids, mask),
+                graph.eval(),
+                tuple(example.values()),
                 dynamo=True,
-                dynamic_shapes=dict.fromkeys(INPUTS, sizes),
-                input_names=list(INPUTS),
-                output_names=list(OUTPUTS),
+                dynamic_shapes=dict.fromkeys(example, sizes),
+                input_names=list(example),
+                output_names=list(outputs),
                 verbose=False,
             )
     except ImportError as error:
@@ -109,10 +128,25 @@ def write_onnx(loaded: LoadedModel, representation: Representation, folder: Path
         raise MlcError(
             "torch cannot write this model as an ONNX graph",
             found=" ".join(str(error).split())[:300],
-            where=str(loaded.config.model_type),
+            where=type(model).__name__,
         ) from error
     (folder / ONNX_FILE).parent.mkdir()
-    program.save(folder / ONNX_FILE, external_data=_weight_bytes(loaded.backbone) > SINGLE_FILE_BYTES)
+    program.save(folder / ONNX_FILE, external_data=_weight_bytes(model) > SINGLE_FILE_BYTES)
+
+
+def open_graph(folder: Path) -> Any:
+    """An onnxruntime session of onnx/model.onnx on the CPU, with torch's number of threads.
+
+    Raises:
+        MlcError: onnxruntime is missing.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise _missing(error) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(folder / ONNX_FILE), options, providers=["CPUExecutionProvider"])
 
 
 def check_onnx(encoder: TextEncoder, folder: Path, texts: Sequence[str]) -> list[Comparison]:
@@ -126,13 +160,7 @@ def check_onnx(encoder: TextEncoder, folder: Path, texts: Sequence[str]) -> list
     Raises:
         MlcError: onnxruntime is missing or cannot read the graph, or the results differ.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise _missing(error) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(folder / ONNX_FILE), options, providers=["CPUExecutionProvider"])
+    session = open_graph(folder)
     needed = encoder.encode(texts)
     tokenized = encoder.model.tokenizer.tokenize(texts).ids
     limit = limit_of("fp32", "onnxruntime")
@@ -166,7 +194,7 @@ def _pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _plain_attention(backbone: nn.Module) -> Iterator[None]:
     """Attention as matrix products: the fused kernels of some models (mT5) do not trace with free sizes."""
-    if isinstance(backbone, MlcGlmModel):
+    if backbone.config.model_type == MlcGlmConfig.model_type:  # type: ignore[union-attr]
         yield
         return
     before = backbone.config._attn_implementation  # type: ignore[union-attr]

@@ -140,7 +140,7 @@ class SampleRows:
         """
         found = self.logits(forward, rows_per_batch)
         pairs = [(value, found[name]) for name, value in needed.items()]
-        return replace(compare_tensors("logits", opened_by, pairs, limit), texts=len(self))
+        return replace(compare_tensors("logits", opened_by, pairs, limit), texts=len(self.texts))
 
 
 def compare_ids(rows: SampleRows, encoder: PieceEncoder, reopened: Any, where: str) -> Comparison:

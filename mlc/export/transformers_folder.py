@@ -1,12 +1,10 @@
-"""Any model of transformers with its tokenizer as a folder that its Auto class opens, checked.
+"""Any model of transformers as a folder that its Auto class opens.
 
-In:  a `PreTrainedModel` (an encoder, or one of its heads: AutoModelForSequenceClassification and so on) and a fast
-     tokenizer.
-Out: config.json, weights, tokenizer files; of this project's own classes also their code, which
-     `trust_remote_code=True` runs where this package is not installed.
+In:  a `PreTrainedModel`: an encoder, or one with a head (AutoModelForSequenceClassification and so on).
+Out: config.json and weights; of this project's own classes also their code, which `trust_remote_code=True` runs where
+     this package is not installed.
 
-`export_pretrained` is the whole way for a model with a head; exports of encoders use the parts
-(mlc.export.hugging_face).
+Exports of encoders (mlc.export.hugging_face) and of fine-tuned models (mlc.export.finetuned) are made with it.
 """
 
 from __future__ import annotations
@@ -15,22 +13,18 @@ import copy
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from mlc.errors import MlcError, UsageError
-from mlc.export.compare import Comparison, compare_tensors, limit_of
-from mlc.export.folder import checked_folder, refuse_existing
 from mlc.files import write_json
 from mlc.model.int8_weights import INT8_FILE, load_int8_model, write_int8
 from mlc.model.registration import register_auto_classes
-from mlc.tasks.fast_tokenizer import SAMPLE_TEXTS
-from mlc.tasks.locate import DESCRIPTION_FILE, EXPORT_FORMAT
 
 Dtype = Literal["fp32", "bf16", "fp16", "int8"]
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,47 +33,6 @@ CARD = "README.md"
 OWN_PACKAGE = "mlc."
 _RELATIVE_IMPORT = re.compile(r"^\s*from \.(\w+) import", re.MULTILINE)
 _HEAD = re.compile(r"For[A-Z]\w*$")
-
-
-def export_pretrained(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    out: Path,
-    *,
-    description: Mapping[str, Any],
-    card: str,
-    dtype: Dtype = "fp32",
-    overwrite: bool = False,
-    sample: Sequence[str] = (),
-) -> list[Comparison]:
-    """Write, open again by the Auto class, compare, and only then give the folder its name.
-
-    Args:
-        model: in fp32 on the CPU.
-        tokenizer: a fast one; it pads on the right.
-        out: folder to make.
-        description: content of mlc.json; "format" and "version" are added.
-        card: content of README.md.
-        dtype: of the weights.
-        overwrite: replace `out`, if it is an export.
-        sample: texts to compare on, beside the built-in ones.
-
-    Returns:
-        What was compared: token ids, then the first output (logits, or states) of both models.
-
-    Raises:
-        UsageError: `out` exists.
-        MlcError: the folder would not give the model's outputs; nothing is left behind.
-    """
-    out = out.expanduser().absolute()
-    refuse_existing(out, overwrite=overwrite)
-    with checked_folder(out) as partial:
-        write_pretrained(model, partial, dtype)
-        tokenizer.save_pretrained(partial)
-        write_json(partial / DESCRIPTION_FILE, {**description, "format": EXPORT_FORMAT, "version": 1, "dtype": dtype})
-        (partial / CARD).write_text(card, encoding="utf-8")
-        texts = [text for text in (*SAMPLE_TEXTS, *sample) if text.strip()]
-        return compare_pretrained(model, tokenizer, partial, texts, dtype)
 
 
 def write_pretrained(model: PreTrainedModel, folder: Path, dtype: Dtype = "fp32") -> None:
@@ -133,31 +86,6 @@ def open_pretrained(folder: Path, auto_class: Any, dtype: Dtype) -> PreTrainedMo
     if opened.dtype != TORCH_DTYPES[dtype]:
         raise MlcError("the weights have another dtype than was asked for", found=str(opened.dtype), needed=dtype)
     return opened.eval()
-
-
-@torch.inference_mode()
-def compare_pretrained(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, texts: Sequence[str], dtype: Dtype
-) -> list[Comparison]:
-    """Compare a folder with the model it was written from: token ids, then the first output, text by text.
-
-    Raises:
-        MlcError: they differ by more than the dtype's limit.
-    """
-    reopened = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    needed_ids = tokenizer(list(texts), verbose=False)["input_ids"]
-    if reopened(list(texts), verbose=False)["input_ids"] != needed_ids:
-        raise MlcError("the exported tokenizer gives other ids", where=str(folder))
-    opened = open_pretrained(folder, getattr(transformers, auto_class_name(type(model))), dtype)
-    model.eval()
-    pairs = []
-    for text in texts:
-        batch = tokenizer([text], truncation=True, return_tensors="pt")
-        needed, found = (which(**batch)[0].float().flatten() for which in (model, opened))
-        pairs.append((needed, found))
-    ids = Comparison("token ids", "transformers", len(texts), 0.0, None, 0.0)
-    outputs = compare_tensors("outputs", "transformers", pairs, limit_of(dtype, "transformers"))
-    return [ids, outputs]
 
 
 def _write_code(model: PreTrainedModel, folder: Path) -> None:

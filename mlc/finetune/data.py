@@ -14,11 +14,12 @@ from typing import Any
 from mlc.config import digest
 from mlc.errors import DataError
 from mlc.finetune.recipe import FinetuneRecipe, Rows
+from mlc.finetune.translation_data import group_of, languages_of, with_directions
 from mlc.tasks.example_sets import check_labels, few_shot, labels_of, rows
 from mlc.tasks.examples import TaskExample
 from mlc.tasks.task_files import BadRecord, TaskFile, read_task
 
-LABELLED = ("classification", "token_classification")
+LABELLED = ("classification", "token_classification", "cloze")
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,19 @@ class FinetuneData:
     @property
     def trained_languages(self) -> tuple[str, ...]:
         """Languages of the training examples, sorted."""
-        return tuple(sorted({example.place.language for example in self.train}))
+        return tuple(sorted({language for example in self.train for language in languages_of(example)}))
+
+    @property
+    def trained_groups(self) -> tuple[str, ...]:
+        """Those of `group_of` that were trained on, sorted."""
+        return tuple(sorted({group_of(example) for example in self.train}))
 
     def notes(self) -> list[str]:
         """Lines for people."""
         notes = []
         for name, examples in (("train", self.train), ("dev", self.dev), ("test", self.test)):
             if examples:
-                languages = sorted({example.place.language or "?" for example in examples})
+                languages = sorted({group_of(example) or "?" for example in examples})
                 notes.append(f"{name}: {len(examples):,} examples in {', '.join(languages)}")
         if self.labels:
             notes.append(f"{len(self.labels)} labels: {', '.join(self.labels)}")
@@ -86,14 +92,15 @@ def read_data(recipe: FinetuneRecipe) -> FinetuneData:
         )
         set_aside.extend(found.set_aside)
         files.extend(found.files)
-        return _part(found.examples, part, key)
+        return with_directions(_part(found.examples, part, key), both=recipe.translation.both_directions)
 
     train = read(data.train, data.train_languages, data.train_rows, "data.train_rows")
     dev = read(data.dev, data.dev_languages, data.dev_rows, "data.dev_rows")
     test = read(data.test, data.test_languages, data.test_rows, "data.test_rows")
     labels: tuple[str, ...] = ()
     if task.kind in LABELLED:
-        labels = task.labels or labels_of(train)
+        words = recipe.cloze.labels if recipe.cloze else ()
+        labels = task.labels or words or labels_of(train)
         for examples in (dev, test):
             check_labels(examples, labels)
     if data.shots:

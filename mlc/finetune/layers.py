@@ -26,7 +26,8 @@ def blocks_of(model: nn.Module, layers: int) -> nn.ModuleList:
     Raises:
         RecipeError: there is none, or more than one.
     """
-    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
+    modules = _base(model).modules()
+    found = [module for module in modules if isinstance(module, nn.ModuleList) and len(module) == layers]
     if len(found) != 1:
         raise RecipeError(
             "the model's blocks cannot be told from its other parts",
@@ -40,7 +41,7 @@ def blocks_of(model: nn.Module, layers: int) -> nn.ModuleList:
 
 def depths(model: nn.Module, config: Any) -> dict[int, int]:
     """{id of a parameter: its depth}."""
-    layers = int(config.num_hidden_layers)
+    layers = _layers(config)
     found = {id(parameter): layers + 1 for parameter in model.parameters()}
     for number, block in enumerate(blocks_of(model, layers)):
         found |= {id(parameter): number + 1 for parameter in block.parameters()}
@@ -51,8 +52,7 @@ def depths(model: nn.Module, config: Any) -> dict[int, int]:
 
 def head_of(model: nn.Module) -> set[int]:
     """Ids of the parameters of the task's head: all that the model has besides its base model and adapters."""
-    inner = _inner(model)
-    base = {id(parameter) for parameter in getattr(inner, inner.base_model_prefix).parameters()}
+    base = {id(parameter) for parameter in _base(model).parameters()}
     return {
         id(parameter)
         for name, parameter in model.named_parameters()
@@ -66,7 +66,9 @@ def freeze(model: nn.Module, config: Any, section: FreezeSection) -> None:
     Raises:
         RecipeError: more layers than the model has.
     """
-    layers = int(config.num_hidden_layers)
+    layers = _layers(config)
+    if config.is_encoder_decoder and getattr(_base(model), "pooler", None) is not None:
+        _base(model).pooler.requires_grad_(False)  # a decoder does not read it
     if section.layers > layers:
         raise RecipeError("there are not so many layers", found=section.layers, needed=f"0..{layers}", where="freeze")
     if not (section.embeddings or section.layers or section.encoder):
@@ -92,7 +94,7 @@ def parameter_groups(
     """
     plain = optimizer.layer_decay == 1 and optimizer.embedding_learning_rate_scale == 1
     uniform = plain and not freezing.unfreeze_every_steps
-    layers = int(config.num_hidden_layers)
+    layers = _layers(config)
     depth = {} if uniform else depths(model, config)
     head, embeddings = head_of(model), {id(p) for module in _embeddings(model) for p in module.parameters()}
     groups: dict[tuple[float, float, int], list[nn.Parameter]] = {}
@@ -117,9 +119,19 @@ def parameter_groups(
 
 def _embeddings(model: nn.Module) -> Iterator[nn.Module]:
     """What comes before the blocks: the modules around the token embeddings that are no blocks."""
-    inner = _inner(model)
-    base = getattr(inner, inner.base_model_prefix)
+    base = _base(model)
     yield getattr(base, "embeddings", None) or base.get_input_embeddings()
+
+
+def _base(model: Any) -> Any:
+    """The pre-trained encoder inside a model with a head, or with a decoder."""
+    inner = _inner(model)
+    return inner.get_encoder() if inner.config.is_encoder_decoder else getattr(inner, inner.base_model_prefix)
+
+
+def _layers(config: Any) -> int:
+    """Of the encoder."""
+    return int(getattr(config, "encoder", config).num_hidden_layers)
 
 
 def _inner(model: Any) -> Any:

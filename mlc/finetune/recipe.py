@@ -13,6 +13,7 @@ import pydantic
 from mlc.config import NonNegative, Positive, PositiveFloat, Probability, Section
 from mlc.recipe import BatchSection, OptimizerSection, RunRecipe, ScheduleSection
 from mlc.tasks.examples import TaskKind
+from mlc.tasks.learned.cloze_settings import ClozeSection
 
 Rows = Annotated[tuple[NonNegative, NonNegative], pydantic.Field(min_length=2)]
 """First row and end of a range; an end of 0 is the last row."""
@@ -23,7 +24,14 @@ class TaskSection(Section):
     """What is learned."""
 
     kind: Literal[
-        "classification", "regression", "token_classification", "question_answering", "reranking", "retrieval"
+        "classification",
+        "regression",
+        "token_classification",
+        "question_answering",
+        "reranking",
+        "retrieval",
+        "translation",
+        "cloze",
     ]
     labels: tuple[str, ...] = ()
     """Classes in the order of the outputs; empty = those of the training data, sorted."""
@@ -38,6 +46,8 @@ class TaskSection(Section):
         match self.kind:
             case "reranking" | "retrieval":
                 return "ranking"
+            case "cloze":
+                return "classification"
             case kind:
                 return kind
 
@@ -53,6 +63,26 @@ class RankingSection(Section):
     """retrieval: divides the cosines."""
     symmetric: bool = False
     """retrieval: mean of both directions; false = a query looks for its passage only."""
+
+
+class TranslationSection(Section):
+    """How a text is written in another language (docs/translation.md)."""
+
+    decoder: Literal["encoder_decoder", "part_b"] = "encoder_decoder"
+    """encoder_decoder: a new decoder with cross attention beside any encoder. part_b: the GLM itself, which fills a
+    blank behind the source."""
+    both_directions: bool = False
+    """Every pair of the data is also read the other way round, in all its parts."""
+    max_target_tokens: Annotated[int, pydantic.Field(ge=2)] = 128
+    """Longest translation in tokens, its end included; longer ones are cut."""
+    label_smoothing: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    """Share of the target's probability that is spread over the vocabulary (Szegedy et al. 2016, section 7)."""
+    layers: NonNegative = 0
+    """encoder_decoder: of the decoder; 0 = as many as the encoder has."""
+    heads: NonNegative = 0
+    """encoder_decoder: of the decoder; 0 = as many as the encoder has."""
+    beams: Positive = 1
+    """Of development and test scores; 1 = greedy."""
 
 
 class FinetuneModelSection(Section):
@@ -177,6 +207,9 @@ class FinetuneRecipe(RunRecipe):
     model: FinetuneModelSection
     data: FinetuneDataSection
     ranking: RankingSection = RankingSection()
+    cloze: ClozeSection | None = None
+    """Patterns and words of task.kind = "cloze" (docs/cloze.md)."""
+    translation: TranslationSection = TranslationSection()
     freeze: FreezeSection = FreezeSection()
     lora: LoraSection = LoraSection()
     optimizer: FinetuneOptimizerSection
@@ -189,8 +222,25 @@ class FinetuneRecipe(RunRecipe):
             raise ValueError("evaluation.patience needs data.dev: nothing else says whether the model still improves")
         if self.lora.rank and (self.freeze.encoder or self.freeze.unfreeze_every_steps):
             raise ValueError("lora freezes the encoder's own weights: leave freeze out")
-        if self.data.shots and self.task.kind not in ("classification", "token_classification"):
+        if self.data.shots and self.task.kind not in ("classification", "token_classification", "cloze"):
             raise ValueError(f'data.shots counts examples of a class; task.kind = "{self.task.kind}" has none')
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _translation_fits(self) -> Self:
+        if self.task.kind != "translation":
+            if self.translation != TranslationSection():
+                raise ValueError(f'[translation]: task.kind = "{self.task.kind}" has no use for it')
+        elif self.translation.decoder == "part_b" and (self.translation.layers or self.translation.heads):
+            raise ValueError('translation.layers and heads: with decoder = "part_b" the GLM itself writes')
+        elif self.translation.decoder == "encoder_decoder" and self.lora.rank:
+            raise ValueError("lora: a decoder beside the encoder is new, so there is nothing to adapt; not yet")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _cloze_fits(self) -> Self:
+        if (self.cloze is not None) != (self.task.kind == "cloze"):
+            raise ValueError('task.kind = "cloze" and a table [cloze] need each other: docs/cloze.md')
         return self
 
     @pydantic.model_validator(mode="after")

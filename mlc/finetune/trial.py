@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from mlc.engine.metrics import read_lines
 from mlc.errors import RecipeError
 from mlc.files import json_bytes
 from mlc.finetune.recipe import EvaluationSection
+from mlc.finetune.translation_copy import WholeCopy
+from mlc.finetune.translation_data import group_of
 from mlc.tasks.encoder import batches_by_length
 from mlc.tasks.features_batch import Array, TaskRows
 from mlc.tasks.learned.predict import predict_rows
@@ -37,6 +39,14 @@ RESAMPLES_ON_THE_WAY = 100
 """Intervals of scores on the way are for a glance; those of the test have the usual number."""
 
 
+class Scored(Protocol):
+    """What the model under an engine is scored on."""
+
+    def score(self, engine: Any, device: torch.device, resamples: int) -> dict[str, Scores]:
+        """Scores by language; a collective, whose result is on rank 0 alone (empty elsewhere)."""
+        ...
+
+
 class ScoredSet:
     """Examples, tokenised, that the model under an engine is scored on.
 
@@ -45,10 +55,18 @@ class ScoredSet:
         examples: with gold answers.
         rows: of the examples.
         batch_tokens: longest row x rows of one batch.
+        whole_copy: of the model, where the task's answers are written token by token.
     """
 
-    def __init__(self, task: LearnedTask, examples: Sequence[Any], rows: TaskRows, batch_tokens: int) -> None:
-        self._task, self._examples, self._rows = task, examples, rows
+    def __init__(
+        self,
+        task: LearnedTask,
+        examples: Sequence[Any],
+        rows: TaskRows,
+        batch_tokens: int,
+        whole_copy: WholeCopy | None = None,
+    ) -> None:
+        self._task, self._examples, self._rows, self._copy = task, examples, rows, whole_copy
         batches = list(batches_by_length(rows.lengths.tolist(), batch_tokens))
         rank, world_size = dist.get_rank(), dist.get_world_size()
         self._rounds = -(-len(batches) // world_size)
@@ -56,17 +74,20 @@ class ScoredSet:
 
     def score(self, engine: Any, device: torch.device, resamples: int) -> dict[str, Scores]:
         """Scores by language; a collective, whose result is on rank 0 alone (empty elsewhere)."""
-        predictions = self._predict(engine.module, device)
+        if self._copy is None:
+            predictions = self._predict(engine.module, device)
+        else:
+            predictions = predict_rows(self._task, self._copy.of(engine, device), self._rows, self._own, device)
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, predictions)
         if dist.get_rank() != 0:
             return {}
         by_row = {place: row for part in gathered for place, row in part}
         answers = self._task.answers(self._rows, self._examples, [by_row[place] for place in range(len(self._rows))])
-        languages = sorted({example.place.language for example in self._examples})
+        languages = sorted({group_of(example) for example in self._examples})
         scores = {}
         for language in languages:
-            chosen = [place for place, example in enumerate(self._examples) if example.place.language == language]
+            chosen = [place for place, example in enumerate(self._examples) if group_of(example) == language]
             scores[language or "all"] = self._task.score(
                 [self._examples[place] for place in chosen],
                 [answers[place] for place in chosen],
@@ -106,8 +127,8 @@ class DevelopmentTrial:
         run_folder: Path,
         engine: Any,
         *,
-        dev: ScoredSet | None,
-        test: ScoredSet | None,
+        dev: Scored | None,
+        test: Scored | None,
         section: EvaluationSection,
         every_steps: int,
         total_steps: int,

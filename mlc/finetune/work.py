@@ -31,16 +31,17 @@ from mlc.errors import RecipeError
 from mlc.finetune.batches import FinetuneBatches
 from mlc.finetune.data import FinetuneData, read_data
 from mlc.finetune.layers import blocks_of, freeze, head_of, parameter_groups
-from mlc.finetune.recipe import FinetuneRecipe, FinetuneScheduleSection
+from mlc.finetune.recipe import FinetuneRecipe
+from mlc.finetune.resolve import model_to_open, resolved_schedule, steps_per_epoch
 from mlc.finetune.steps import FinetuneSteps
-from mlc.finetune.tasks import learned_task, training_rows
+from mlc.finetune.tasks import learned_task, on_model, training_rows
+from mlc.finetune.translation_copy import WholeCopy
 from mlc.finetune.trial import DevelopmentTrial, ScoredSet
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.learned.adapters import LoraSettings, add_adapters, linear_layers
 from mlc.tasks.learned.models import HeadSettings, empty_model, new_model, write_finetuned_description
-from mlc.tasks.learned.task import LearnedTask
-from mlc.tasks.locate import ModelSource, find_model, read_description
+from mlc.tasks.learned.task import LearnedTask, WritingTask
 
 RULES = ChangeRules(
     harmless=(
@@ -51,8 +52,8 @@ RULES = ChangeRules(
         "data.test_languages",
         "data.train_languages",
     ),
-    fixed=("task", "model", "ranking", "lora", "freeze", "data.samples_per_step"),
-    not_fixed=("model.dropout", "task.bad_records", "task.columns"),
+    fixed=("task", "model", "ranking", "translation", "cloze", "lora", "freeze", "data.samples_per_step"),
+    not_fixed=("model.dropout", "translation.beams", "task.bad_records", "task.columns"),
     contents={"data": ("data", "training examples")},
 )
 
@@ -81,9 +82,10 @@ class Finetuning:
         self._data = read_data(recipe)
         self._task = learned_task(recipe, self._data)
         self._check_metric()
-        self._source = self._saved_model() if goes_on else find_model(recipe.model.start)
+        self._source = model_to_open(recipe, "finetuned")
         self._encoder = PieceEncoder(open_fast_tokenizer(self._source, max_tokens=recipe.data.max_tokens))
-        self.recipe = recipe.model_copy(update={"schedule": self._schedule()})
+        self._task = on_model(self._task, self._source, self._encoder, self._data)
+        self.recipe = recipe.model_copy(update={"schedule": resolved_schedule(recipe, len(self._data.train))})
 
     def _check_metric(self) -> None:
         """Refuse a score that the task does not have, by scoring a few right answers."""
@@ -120,6 +122,8 @@ class Finetuning:
         groups = parameter_groups(model, model.config, recipe.optimizer, recipe.freeze)
         if not groups:
             raise RecipeError("nothing is left to learn", found="all parameters frozen", where="freeze")
+        scored = self._dev is not None or self._test is not None
+        self._copy = WholeCopy(model) if scored and isinstance(self._task, WritingTask) else None
         engine = engine_around(model, groups, recipe, ranks, device)
         return Parts(
             batches=FinetuneBatches(
@@ -166,7 +170,9 @@ class Finetuning:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         def scored(examples: Any, rows: Any) -> ScoredSet | None:
-            return None if rows is None else ScoredSet(self._task, examples, rows, recipe.evaluation.batch_tokens)
+            if rows is None:
+                return None
+            return ScoredSet(self._task, examples, rows, recipe.evaluation.batch_tokens, self._copy)
 
         return DevelopmentTrial(
             Path(recipe.run.folder),
@@ -174,9 +180,9 @@ class Finetuning:
             dev=scored(data.dev, self._dev),
             test=scored(data.test, self._test),
             section=recipe.evaluation,
-            every_steps=recipe.evaluation.every_steps or self._steps_per_epoch(),
+            every_steps=recipe.evaluation.every_steps or steps_per_epoch(recipe, len(data.train)),
             total_steps=recipe.schedule.total_steps,
-            trained=data.trained_languages,
+            trained=data.trained_groups,
             device=device,
             say=say,
         )
@@ -216,29 +222,3 @@ class Finetuning:
 
     def _longest(self) -> int:
         return self.recipe.data.max_tokens
-
-    def _steps_per_epoch(self) -> int:
-        return max(1, -(-len(self._data.train) // self.recipe.data.samples_per_step))
-
-    def _schedule(self) -> FinetuneScheduleSection:
-        """The schedule with its number of steps."""
-        schedule = self.recipe.schedule
-        steps = schedule.total_steps or max(1, round(schedule.epochs * self._steps_per_epoch()))
-        warmup = schedule.warmup_steps or int(schedule.warmup_fraction * steps)
-        if warmup + schedule.decay_steps > steps:
-            raise RecipeError(
-                "the warm-up is longer than the run",
-                found=f"{warmup} of {steps} steps",
-                where="schedule",
-                hint="--set schedule.warmup_steps=0, or more epochs",
-            )
-        return schedule.model_copy(
-            update={"total_steps": steps, "warmup_steps": warmup, "epochs": 0.0, "warmup_fraction": 0.0}
-        )
-
-    def _saved_model(self) -> ModelSource:
-        """The model folder of the run's newest checkpoint: its tokenizer is the run's."""
-        for folder in reversed(checkpoint_folders(Path(self.recipe.run.folder))):
-            if (folder / "model" / "mlc.json").is_file() and read_description(folder / "model"):
-                return ModelSource("finetuned", str(folder / "model"))
-        return find_model(self.recipe.model.start)

@@ -225,7 +225,11 @@ class MlcGlmForQuestionAnswering(MlcGlmTaskModel):
 
 
 class MlcGlmHeadTransform(nn.Module):
-    """What states pass before the tied head (Devlin et al. 2019): dense, GELU, norm; as in training."""
+    """What states pass before the tied head (Devlin et al. 2019): dense, GELU, norm.
+
+    Each token objective has its own. It sets the size of the logits, so that embeddings which grow under the contrast
+    do not blow them up.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -238,7 +242,11 @@ class MlcGlmHeadTransform(nn.Module):
 
 
 class MlcGlmTokenBias(nn.Module):
-    """What a token is worth before any state is looked at; as in training."""
+    """What a token is worth before any state is looked at; it starts at the log of the token's frequency.
+
+    Without it, states would have to carry the frequencies of tokens in a direction they all share, and a large common
+    component makes all texts alike to the contrast.
+    """
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()

@@ -10,11 +10,13 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
 from mlc.model.configuration_glm import MlcGlmConfig
+from mlc.model.generation_glm import MlcGlmForBlankInfilling
 from mlc.model.modeling_glm import MlcGlmModel
 from mlc.model.modeling_glm_tasks import (
     MlcGlmForMaskedLM,
@@ -31,4 +33,5 @@ def register_auto_classes() -> None:
     AutoModelForSequenceClassification.register(MlcGlmConfig, MlcGlmForSequenceClassification, exist_ok=True)
     AutoModelForTokenClassification.register(MlcGlmConfig, MlcGlmForTokenClassification, exist_ok=True)
     AutoModelForQuestionAnswering.register(MlcGlmConfig, MlcGlmForQuestionAnswering, exist_ok=True)
+    AutoModelForSeq2SeqLM.register(MlcGlmConfig, MlcGlmForBlankInfilling, exist_ok=True)  # Part A, then Part B
     AutoModelForMaskedLM.register(MlcGlmConfig, MlcGlmForMaskedLM, exist_ok=True)

@@ -14,7 +14,7 @@ N predicted tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from mlc.model.heads import AttentionPooling, BoundedTemperature, LanguageAdversary
-from mlc.model.modeling_glm import MlcGlmModel, MlcGlmRMSNorm
+from mlc.model.modeling_glm import MlcGlmModel
+from mlc.model.modeling_glm_tasks import MlcGlmHeadTransform, MlcGlmTokenBias
 
 Pooling = Literal["mean", "cls", "last", "attention"]
 
@@ -51,39 +52,6 @@ class TiedHead(nn.Module):
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         pass
-
-
-class TokenBias(nn.Module):
-    """What a token is worth before any state is looked at; see `mlc.model.initialise.start_from_frequencies`.
-
-    Without it, states would have to carry the frequencies of tokens in a direction they all share, and a large common
-    component makes all texts alike to the contrast.
-    """
-
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
-
-    def forward(self, logits_NV: Tensor) -> Tensor:
-        """(N, V) -> (N, V)."""
-        return logits_NV + self.bias
-
-
-class HeadTransform(nn.Module):
-    """What states pass before the tied head (Devlin et al. 2019): dense, GELU, norm.
-
-    Each token objective has its own. It sets the size of the logits, so that embeddings which grow under the contrast
-    do not blow them up.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.norm = MlcGlmRMSNorm(width, epsilon=1e-6)
-
-    def forward(self, states_ND: Tensor) -> Tensor:
-        """(N, D) -> (N, D)."""
-        return cast(Tensor, self.norm(F.gelu(self.dense(states_ND))))
 
 
 class TrainingModel(nn.Module):
@@ -120,10 +88,11 @@ class TrainingModel(nn.Module):
         self.layer = layer
         self.attention_pooling = AttentionPooling(width) if pooling == "attention" else None
         self.projection = nn.Linear(width, projection_size, bias=False) if projection_size else None
-        self.glm_transform, self.mlm_transform = HeadTransform(width), HeadTransform(width)
+        self.glm_transform, self.mlm_transform = MlcGlmHeadTransform(width), MlcGlmHeadTransform(width)
         embeddings = backbone.get_input_embeddings()  # type: ignore[operator]
         self.lm_head = TiedHead(embeddings.weight)
-        self.glm_bias, self.mlm_bias = TokenBias(embeddings.num_embeddings), TokenBias(embeddings.num_embeddings)
+        rows = int(embeddings.num_embeddings)
+        self.glm_bias, self.mlm_bias = MlcGlmTokenBias(rows), MlcGlmTokenBias(rows)
         self.temperature, self.language_adversary = temperature, language_adversary
 
     def forward(

@@ -26,6 +26,7 @@ from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.int8_weights import INT8_FILE, load_int8_model
 from mlc.model.registration import register_auto_classes
 from mlc.model.saving import load_training_model
+from mlc.tasks.learned.models import load_finetuned
 from mlc.tasks.locate import ModelSource, read_description
 from mlc.tasks.tokenizers import HuggingFaceTokenizer, RunTokenizer, TextTokenizer, check_length, position_limit
 
@@ -75,7 +76,12 @@ def load_model(source: ModelSource, *, max_tokens: int | None = None) -> LoadedM
     """
     if max_tokens is not None and max_tokens < 3:
         raise UsageError("max_tokens is too small", found=max_tokens, needed="3 or more: [CLS], a token, [SEP]")
-    loaders = {"checkpoint": _load_checkpoint, "export": _load_export, "huggingface": _load_hugging_face}
+    loaders = {
+        "checkpoint": _load_checkpoint,
+        "finetuned": _load_finetuned,
+        "export": _load_export,
+        "huggingface": _load_hugging_face,
+    }
     return loaders[source.kind](source, max_tokens)
 
 
@@ -123,6 +129,22 @@ def _load_export(source: ModelSource, max_tokens: int | None) -> LoadedModel:
         contrast=contrast,
         pooling_query=query,
         description=description,
+    )
+
+
+def _load_finetuned(source: ModelSource, max_tokens: int | None) -> LoadedModel:
+    """The encoder under a task's head: nothing says any more how its states are to be pooled."""
+    finetuned = load_finetuned(source)
+    backbone = encoder_of(getattr(finetuned.model, finetuned.model.base_model_prefix))
+    return LoadedModel(
+        source=source,
+        backbone=backbone,
+        config=finetuned.model.config,
+        projection=None,
+        tokenizer=HuggingFaceTokenizer(source.name, finetuned.model.config, max_tokens),
+        layers=finetuned.model.config.num_hidden_layers,
+        width=finetuned.model.config.hidden_size,
+        description=finetuned.description,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -258,6 +260,21 @@ def test_weights_drawn_by_name_do_not_depend_on_what_was_there() -> None:
 def test_a_pooling_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="found 'last'"):
         config_of(classifier_pooling="last")
+
+
+def test_the_modules_that_an_export_carries_need_torch_and_transformers_only() -> None:
+    folder = Path(inspect.getfile(MlcGlmTaskModel)).parent
+    files = [*folder.glob("*_glm.py"), folder / "modeling_glm_tasks.py"]
+    carried = {file.stem for file in files}
+    assert {"cache_glm", "decoding_glm", "beam_glm", "generation_glm", "modeling_glm"} <= carried
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.module in carried, f"{file.name} imports {node.module}"
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+                roots = {name.partition(".")[0] for name in names}
+                assert roots <= {"torch", "transformers"} | sys.stdlib_module_names, f"{file.name} imports {roots}"
 
 
 @pytest.mark.slow

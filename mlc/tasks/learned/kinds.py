@@ -6,10 +6,12 @@ In:  `TaskSettings`. Out: a `LearnedTask`.
 from __future__ import annotations
 
 from mlc.errors import UsageError
+from mlc.tasks.learned.cloze import Cloze
 from mlc.tasks.learned.ranking import Reranking
 from mlc.tasks.learned.sequences import Classification, Regression
 from mlc.tasks.learned.spans import QuestionAnswering
 from mlc.tasks.learned.task import LearnedTask, TaskSettings
+from mlc.tasks.learned.translation import translation_task
 from mlc.tasks.learned.words import TokenClassification
 
 
@@ -21,7 +23,7 @@ def task_of(settings: TaskSettings) -> LearnedTask:
     """
     match settings.kind:
         case "classification":
-            return Classification(settings)
+            return Classification(settings) if settings.cloze is None else Cloze(settings)
         case "regression":
             return Regression(settings)
         case "token_classification":
@@ -30,4 +32,6 @@ def task_of(settings: TaskSettings) -> LearnedTask:
             return QuestionAnswering(settings)
         case "ranking":
             return Reranking(settings)
+        case "translation":
+            return translation_task(settings)
     raise UsageError("no model is fine-tuned for this kind of task", found=settings.kind)

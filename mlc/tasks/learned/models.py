@@ -22,13 +22,16 @@ from transformers import AutoConfig
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.initialise import initialise
+from mlc.model.int8_weights import INT8_FILE, read_int8
 from mlc.model.registration import register_auto_classes
 from mlc.model.saving import CONFIG, FINETUNED_FORMAT, INFO, VERSION, WeightReader, load_training_model
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.learned.adapters import LoraSettings, add_adapters, merge_adapters
+from mlc.tasks.learned.cloze_model import new_cloze_model
 from mlc.tasks.learned.kinds import task_of
 from mlc.tasks.learned.task import LearnedTask, TaskSettings
+from mlc.tasks.learned.translation_models import new_encoder_decoder, new_part_b, writes_beside_encoder
 from mlc.tasks.locate import ModelSource, read_description
 
 _DROPOUTS = (
@@ -70,7 +73,7 @@ def configured(source: ModelSource, task: LearnedTask, head: HeadSettings) -> An
     except (OSError, ValueError, KeyError) as error:
         found = " ".join(str(error).split())[:300]
         raise MlcError("the model's configuration cannot be read", found=found, where=source.name) from None
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and not (writes_beside_encoder(task) and source.kind == "finetuned"):
         raise UsageError(
             "an encoder-decoder has no head for this task", found=config.model_type, needed="an encoder",
             where=source.name,
@@ -80,10 +83,16 @@ def configured(source: ModelSource, task: LearnedTask, head: HeadSettings) -> An
     if isinstance(config, MlcGlmConfig):
         config.classifier_pooling = head.pooling
     if head.dropout is not None:
-        for name in _DROPOUTS:
-            if hasattr(config, name):
-                setattr(config, name, head.dropout)
+        set_dropout(config, head.dropout)
     return config
+
+
+def set_dropout(config: Any, rate: float) -> None:
+    """Give all layers and the head one rate of dropout."""
+    for part in (config.encoder, config.decoder) if config.model_type == "encoder-decoder" else (config,):
+        for name in _DROPOUTS:
+            if hasattr(part, name):
+                setattr(part, name, rate)
 
 
 def new_model(source: ModelSource, task: LearnedTask, head: HeadSettings) -> Any:
@@ -95,6 +104,13 @@ def new_model(source: ModelSource, task: LearnedTask, head: HeadSettings) -> Any
         CheckpointError, MlcError: the weights are missing, damaged, or do not fit.
     """
     config = configured(source, task, head)
+    if writes_beside_encoder(task) and not config.is_encoder_decoder:
+        assert task.settings.translation is not None
+        return new_encoder_decoder(source, config, task.settings.translation, seed=head.seed).train()
+    if source.kind == "checkpoint" and task.settings.translation is not None:
+        return new_part_b(source, config).train()
+    if source.kind == "checkpoint" and task.settings.cloze is not None:
+        return new_cloze_model(source, config).train()
     if source.kind == "checkpoint":
         model = _around_backbone(source.folder, task, config)
         prefix = f"{model.base_model_prefix}."
@@ -193,8 +209,7 @@ def load_finetuned(source: ModelSource) -> FinetunedModel:
     description = read_description(source.folder)
     task = task_of(TaskSettings.from_json(description["task"], str(source.folder / INFO)))
     model = empty_model(source.folder, task, LoraSettings.from_json(description["lora"], str(source.folder / INFO)))
-    with WeightReader(source.folder, description) as reader:
-        weights = {name: reader.read(name) for name in reader.shapes}
+    weights = _weights(source.folder, description)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     missing, unexpected = model.load_state_dict(weights, strict=False)
     missing = [name for name in missing if name not in tied]
@@ -207,6 +222,13 @@ def load_finetuned(source: ModelSource) -> FinetunedModel:
         model = merge_adapters(model)
     encoder = PieceEncoder(open_fast_tokenizer(source, max_tokens=task.settings.max_tokens))
     return FinetunedModel(source, model.float().eval(), task, encoder, description)
+
+
+def _weights(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    if (folder / INT8_FILE).is_file():
+        return read_int8(folder / INT8_FILE)
+    with WeightReader(folder, description) as reader:
+        return {name: reader.read(name) for name in reader.shapes}
 
 
 def empty_model(folder: Path, task: LearnedTask, lora: LoraSettings | None) -> Any:

@@ -24,7 +24,7 @@ from mlc.tasks.examples import ClassificationExample, RegressionExample, TaskExa
 from mlc.tasks.features_batch import Array, TaskRows
 from mlc.tasks.features_pieces import Progress
 from mlc.tasks.learned.models import FinetunedModel, load_finetuned
-from mlc.tasks.learned.task import LearnedTask
+from mlc.tasks.learned.task import LearnedTask, WritingTask
 from mlc.tasks.locate import find_model
 
 
@@ -166,7 +166,11 @@ def predict_rows(
     lengths = rows.lengths
     for places in batches:
         batch = rows.batch(places, rows=max(1, len(places)))
-        predictions = task.predictions(model(**to_device(batch.inputs, device)))
+        inputs = to_device(batch.inputs, device)
+        if isinstance(task, WritingTask):
+            predictions = task.write(model, rows, inputs)
+        else:
+            predictions = task.predictions(model(**inputs))
         of_columns = predictions.ndim == 3
         for place, prediction in zip(places, predictions, strict=False):
             found.append((place, prediction[: lengths[place]] if of_columns else prediction))

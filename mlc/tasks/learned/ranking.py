@@ -93,8 +93,10 @@ class QueryGroups:
 
     @property
     def cut(self) -> int:
-        """Rows of single pairs of which something was cut off."""
-        return self.rows.cut
+        """Queries that have a row of which something was cut off."""
+        pairs = self.rows.pairs
+        is_cut = (pairs.kept < pairs.pieces.lengths[pairs.texts]).any(1)
+        return int(np.logical_or.reduceat(is_cut, self.rows.starts[:-1]).sum())
 
     def group(self, place: int, epoch: int) -> Ints:
         """Rows of a query's group, the right one first: a function of (seed, epoch, query)."""

@@ -7,9 +7,10 @@ Letters: R rows, L columns, C classes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import pydantic
 import torch
@@ -19,6 +20,8 @@ from mlc.errors import CheckpointError
 from mlc.tasks.examples import TaskKind
 from mlc.tasks.features_batch import Array, TaskRows
 from mlc.tasks.features_pieces import PieceEncoder, Progress
+from mlc.tasks.learned.cloze_settings import ClozeSettings
+from mlc.tasks.learned.translation_settings import TranslationSettings
 from mlc.tasks.scores import RESAMPLES, Scores
 
 E_contra = TypeVar("E_contra", contravariant=True)
@@ -34,6 +37,8 @@ class TaskSettings:
         labels: classes in the order of the model's outputs; none for regression and question answering.
         max_tokens: longest row, special tokens included.
         has_pairs: rows have two texts; question answering always has.
+        translation: of a translation model; None for others.
+        cloze: of a classification by words in a blank; None for others.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -42,10 +47,13 @@ class TaskSettings:
     labels: tuple[str, ...]
     max_tokens: pydantic.PositiveInt
     has_pairs: bool = False
+    translation: TranslationSettings | None = None
+    cloze: ClozeSettings | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For mlc.json."""
-        return asdict(self)
+        content: dict[str, Any] = pydantic.TypeAdapter(type(self)).dump_python(self, mode="json")
+        return content
 
     @classmethod
     def from_json(cls, content: object, where: str) -> Self:
@@ -55,7 +63,7 @@ class TaskSettings:
             CheckpointError: it does not describe a task.
         """
         try:
-            return pydantic.TypeAdapter(cls).validate_python(content)
+            return pydantic.TypeAdapter(cls).validate_json(json.dumps(content))
         except pydantic.ValidationError as error:
             raise CheckpointError('"task" is refused', found=str(error), where=where) from None
 
@@ -112,6 +120,15 @@ class LearnedTask(Protocol[E_contra, R]):
 
     def score(self, examples: Sequence[E_contra], answers: Sequence[Any], *, resamples: int = RESAMPLES) -> Scores:
         """Compare with the gold answers, which all examples have."""
+        ...
+
+
+@runtime_checkable
+class WritingTask(Protocol):
+    """A kind of task whose answers are written token by token instead of read off one forward pass."""
+
+    def write(self, model: Any, rows: Any, inputs: Mapping[str, Tensor]) -> Array:
+        """What a model, in evaluation mode and whole on this rank, writes for a batch of rows: int64 (R, T)."""
         ...
 
 

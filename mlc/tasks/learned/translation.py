@@ -82,12 +82,15 @@ class _Translation:
         ids = [row[row != _NOTHING].tolist() for row in predictions]
         return [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in ids]
 
+    def gold(self, examples: Sequence[TranslationExample]) -> list[str]:
+        """The translations."""
+        return [example.target or "" for example in examples]
+
     def score(
         self, examples: Sequence[TranslationExample], answers: Sequence[str], *, resamples: int = RESAMPLES
     ) -> Scores:
         """chrF and BLEU; all examples have one target language."""
-        references = [example.target or "" for example in examples]
-        return score_translations(references, answers, examples[0].target_language, resamples=resamples)
+        return score_translations(self.gold(examples), answers, examples[0].target_language, resamples=resamples)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class PartBTranslation(_Translation):
         if config.model_type != "mlc_glm":
             raise UsageError(
                 "only the GLM has a Part B", found=config.model_type, needed="a run of mlc train with a GLM",
-                where="model.decoder", hint='model.decoder = "encoder_decoder" works with any encoder',
+                where="translation.decoder", hint='translation.decoder = "encoder_decoder" works with any encoder',
             )  # fmt: skip
 
     def rows(
@@ -182,8 +185,9 @@ def translation_task(settings: TaskSettings) -> EncoderDecoderTranslation | Part
     """
     if settings.translation is None:
         raise UsageError("a translation model needs its settings", needed='"translation" in the task of mlc.json')
-    kinds = {"encoder_decoder": EncoderDecoderTranslation, "part_b": PartBTranslation}
-    return kinds[settings.translation.decoder](settings)
+    if settings.translation.decoder == "part_b":
+        return PartBTranslation(settings)
+    return EncoderDecoderTranslation(settings)
 
 
 def banned_ids(rows: WritableRows, vocab_size: int) -> tuple[int, ...]:

@@ -10,17 +10,24 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor
 
 from mlc.errors import MlcError, UsageError
 from mlc.model.generation_glm import MlcGlmForBlankInfilling
 from mlc.model.initialise import initialise
 from mlc.model.saving import load_training_model
-from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
+from mlc.tasks.features_pieces import PieceEncoder
+from mlc.tasks.learned.task import LearnedTask
 from mlc.tasks.learned.translation_rows import Boundaries, boundaries
 from mlc.tasks.learned.translation_settings import TranslationSettings
 from mlc.tasks.locate import ModelSource
+
+
+def writes_beside_encoder(task: LearnedTask) -> bool:
+    """Whether the task's models have a decoder beside their encoder."""
+    translation = task.settings.translation
+    return translation is not None and translation.decoder == "encoder_decoder"
 
 
 def new_part_b(source: ModelSource, config: Any) -> MlcGlmForBlankInfilling:
@@ -31,7 +38,7 @@ def new_part_b(source: ModelSource, config: Any) -> MlcGlmForBlankInfilling:
         config: of the model, with the dropout that is wanted.
     """
     trained, _ = load_training_model(source.folder)
-    model = MlcGlmForBlankInfilling(config).float()
+    model = MlcGlmForBlankInfilling(config)
     model.load_state_dict(MlcGlmForBlankInfilling.from_training_model(trained).state_dict())
     return model
 
@@ -58,7 +65,9 @@ def new_encoder_decoder(source: ModelSource, config: Any, settings: TranslationS
     ids = boundaries(PieceEncoder(open_fast_tokenizer(source)))
     model = EncoderDecoderModel(encoder_decoder_config(config, settings, ids)).float()
     initialise(model, seed)
-    missing, unexpected = model.encoder.load_state_dict(_encoder_of(source).state_dict(), strict=False)
+    # A pooler's weights may be missing, and nothing reads them.
+    weights = {name: value for name, value in _encoder_weights(source).items() if "pooler" not in name}
+    missing, unexpected = model.encoder.load_state_dict(weights, strict=False)
     if unexpected or any("pooler" not in name for name in missing):
         found = f"missing {missing[:3]}, unexpected {unexpected[:3]}"
         raise MlcError("the weights don't fit the encoder", found=found, where=source.name)
@@ -107,17 +116,24 @@ def encoder_decoder_config(encoder: Any, settings: TranslationSettings, ids: Bou
     return config
 
 
-def _encoder_of(source: ModelSource) -> nn.Module:
+def _encoder_weights(source: ModelSource) -> dict[str, Tensor]:
     if source.kind == "checkpoint":
-        backbone: nn.Module = load_training_model(source.folder)[0].backbone
-        return backbone
+        return dict(load_training_model(source.folder)[0].backbone.state_dict())
     from transformers import AutoModel
 
     try:
-        encoder: nn.Module = AutoModel.from_pretrained(
-            source.name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        encoder, report = AutoModel.from_pretrained(
+            source.name,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         found = " ".join(str(error).split())[:300]
         raise MlcError("transformers cannot load the encoder", found=found, where=source.name) from None
-    return encoder
+    lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if lost:
+        raise MlcError("weights of the encoder are missing", found=f"no {', '.join(lost[:5])}", where=source.name)
+    weights: dict[str, Tensor] = encoder.state_dict()
+    return weights

@@ -222,8 +222,8 @@ def part_b_rows(
     ids = boundaries(encoder)
     if ids.blank < 0:
         raise UsageError(
-            "the tokenizer has no tokens of Part B", needed=f"{BLANK}, {START}, {END}", where="model.decoder",
-            hint='model.decoder = "encoder_decoder" works with any encoder',
+            "the tokenizer has no tokens of Part B", needed=f"{BLANK}, {START}, {END}", where="translation.decoder",
+            hint='translation.decoder = "encoder_decoder" works with any encoder',
         )  # fmt: skip
     return PartBRows(*_tokenised(encoder, examples, settings, max_tokens - _BEHIND_SOURCE, progress, ids))
 

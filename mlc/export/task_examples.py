@@ -1,0 +1,130 @@
+"""Code examples of a fine-tuned model's card.
+
+In:  mlc.json and what the card says of the model.
+Out: lines of Markdown. Each example runs in the export's folder; what the model finds is in `answers` (transformers) or
+     in `outputs` (onnxruntime; logits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mlc.model.int8_weights import INT8_FILE
+
+TEXT, SECOND = '"A text."', '"Another text."'
+TITLES = {
+    "classification": "Classification of texts",
+    "regression": "A number for each text",
+    "token_classification": "Labels of words",
+    "question_answering": "Answers to questions, from a text",
+}
+"""Of the card, by kind of task."""
+PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+}
+"""The hub's names; transformers 5 has no pipeline for the last."""
+
+
+def task_examples(
+    description: Mapping[str, Any], auto_class: str, own_code: bool, inputs: Sequence[str]
+) -> Iterator[list[str]]:
+    """One section a format."""
+    formats, task = description["formats"], description["task"]
+    yield ["## Use", "", "Run in this folder, or put its path in the place of `folder`.", ""]
+    if "transformers" in formats:
+        trust = ", trust_remote_code=True" if own_code else ""
+        is_int8 = description["dtype"] == "int8"
+        load = _int8_model(auto_class, trust) if is_int8 else [f"model = {auto_class}.from_pretrained(folder{trust})"]
+        needed = ["AutoConfig", auto_class, "AutoTokenizer"] if is_int8 else [auto_class, "AutoTokenizer"]
+        yield _section("transformers", _transformers(task, load, needed))
+    if "onnx" in formats:
+        taken = [name for name in inputs if name != "token_type_ids" or not own_code]
+        yield _section("onnxruntime", _onnx(task, taken))
+
+
+def _section(title: str, code: Sequence[str]) -> list[str]:
+    return [f"### With {title}", "", "```python", *code, "```", ""]
+
+
+def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence[str]) -> list[str]:
+    is_question = task["kind"] == "question_answering"
+    start = [
+        *(["import torch"] if is_question or "AutoConfig" in needed else []),
+        *(["from safetensors.torch import load_file"] if "AutoConfig" in needed else []),
+        f"from transformers import {', '.join(needed)}{'' if is_question else ', pipeline'}",
+        "",
+        'folder = "."',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        *load,
+    ]
+    if is_question:
+        return [*start, *_answer()]
+    options = {
+        "classification": "",
+        "regression": ', function_to_apply="none"',
+        "token_classification": ', aggregation_strategy="first"',
+    }[task["kind"]]
+    given = f'{{"text": {TEXT}, "text_pair": {SECOND}}}' if task["has_pairs"] else TEXT
+    cut = ", truncation=True" if task["kind"] != "token_classification" else ""
+    name = PIPELINES[task["kind"]]
+    return [
+        *start,
+        f'apply = pipeline("{name}", model=model.eval(), tokenizer=tokenizer{options})',
+        f"answers = apply([{given}]{cut})",
+        "print(answers)",
+    ]
+
+
+def _answer() -> list[str]:
+    """The best span of one window, as BERT's example programs choose it."""
+    return [
+        'question, context = "Who wrote the letter?", "The boy wrote a long letter to his friend."',
+        'options = {"truncation": "only_second", "return_offsets_mapping": True, "return_tensors": "pt"}',
+        "batch = tokenizer(question, context, **options)",
+        'places = batch.pop("offset_mapping")[0].tolist()',
+        "with torch.inference_mode():",
+        "    output = model.eval()(**batch)",
+        "inside = torch.tensor([part == 1 for part in batch.sequence_ids(0)])",
+        "starts = output.start_logits[0].float().masked_fill(~inside, -torch.inf)",
+        "ends = output.end_logits[0].float().masked_fill(~inside, -torch.inf)",
+        "score = (starts[:, None] + ends[None, :]).triu().tril(30)  # 31 tokens at most",
+        "possible = torch.ones_like(score, dtype=torch.bool).triu().tril(30)",
+        "first, last = divmod(int(score.masked_fill(~possible, -torch.inf).argmax()), len(ends))",
+        "answers = [context[places[first][0] : places[last][1]]]",
+        "print(answers)",
+    ]
+
+
+def _int8_model(auto_class: str, trust: str) -> list[str]:
+    return [
+        f'stored = load_file(f"{{folder}}/{INT8_FILE}")',
+        "weights = {",
+        '    name: tensor * stored[f"{name}.scale"][:, None] if f"{name}.scale" in stored else tensor',
+        "    for name, tensor in stored.items()",
+        '    if not name.endswith(".scale")',
+        "}",
+        f"config = AutoConfig.from_pretrained(folder{trust})",
+        f"model = {auto_class}.from_config(config{trust})",
+        "model.load_state_dict(weights, strict=False)",
+    ]
+
+
+def _onnx(task: Mapping[str, Any], inputs: Sequence[str]) -> list[str]:
+    pairs = task["has_pairs"] or task["kind"] == "question_answering"
+    given = f"[{TEXT}], [{SECOND}]" if pairs else f"[{TEXT}]"
+    return [
+        "import onnxruntime",
+        "from transformers import AutoTokenizer",
+        "",
+        'folder = "."',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f'batch = tokenizer({given}, padding=True, truncation=True, return_tensors="np")',
+        f'inputs = {{name: batch[name].astype("int64") for name in {tuple(inputs)!r}}}'.replace("'", '"'),
+        'session = onnxruntime.InferenceSession(f"{folder}/onnx/model.onnx")',
+        "outputs = session.run(None, inputs)",
+        "print(outputs)",
+    ]

@@ -1,0 +1,139 @@
+"""The GLM that scores the words of a verbalizer in a blank.
+
+In:  rows of Part A with a blank and Part B with a word (mlc.tasks.learned.cloze_rows).
+Out: a score of every class.
+
+Its weights and their names are those of `MlcGlmForBlankInfilling`.
+Letters: R examples, S rows of the model, L columns, N scored places, K words of an example, T tokens of a word,
+C classes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from mlc.errors import UsageError
+from mlc.model.configuration_glm import MlcGlmConfig
+from mlc.model.generation_glm import MlcGlmForBlankInfilling
+from mlc.model.saving import load_training_model
+from mlc.tasks.learned.cloze_settings import ClozeTokens
+from mlc.tasks.locate import ModelSource, read_description
+
+
+class MlcGlmForCloze(MlcGlmForBlankInfilling):
+    """Blank infilling whose outputs are classes."""
+
+    @classmethod
+    def from_config(cls, config: MlcGlmConfig) -> Self:
+        """A new model; as transformers' Auto classes have it."""
+        return cls(config)
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        part_a_lengths: Tensor,
+        position_ids: Tensor,
+        block_position_ids: Tensor,
+        logits_index: Tensor,
+        token_places: Tensor,
+        token_ids: Tensor,
+        token_weights: Tensor,
+        word_labels: Tensor,
+    ) -> SequenceClassifierOutput:
+        """Score every class of every example; gradients flow.
+
+        Args:
+            input_ids, attention_mask, part_a_lengths, position_ids, block_position_ids: (S, L) and (S,), as in
+                `MlcGlmModel.forward`.
+            logits_index: int64 (N,), places s * L + c whose states are scored.
+            token_places: int64 (R, K, T), which of the N places predicts a token.
+            token_ids: int64 (R, K, T), the token.
+            token_weights: float (R, K, T), what its log probability counts in the word's; 0 where there is none.
+            word_labels: int64 (R, K), the class of each word, -1 where there is none.
+
+        Returns:
+            logits (R, C), at least fp32: log of the sum over a class's words of exp(word's score), which is the log of
+            the probability that the blank holds one of them. Equal for all classes where an example has no words.
+        """
+        logits_NV = (
+            super()
+            .forward(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                part_a_lengths=part_a_lengths,
+                position_ids=position_ids,
+                block_position_ids=block_position_ids,
+                logits_index=logits_index,
+                return_dict=True,
+            )
+            .logits
+        )
+        total_N = logits_NV.logsumexp(-1)
+        log_RKT = logits_NV[token_places, token_ids] - total_N[token_places]
+        score_RK = (log_RKT * token_weights.to(log_RKT.dtype)).sum(-1)
+        classes = torch.arange(self.config.num_labels, device=word_labels.device)
+        of_class_RKC = word_labels[:, :, None] == classes
+        lowest = torch.finfo(score_RK.dtype).min
+        score_RC = score_RK[:, :, None].masked_fill(~of_class_RKC, lowest).logsumexp(1)
+        return SequenceClassifierOutput(logits=score_RC)
+
+
+def new_cloze_model(source: ModelSource, config: Any) -> MlcGlmForCloze:
+    """The backbone and the head of Part B of a run of `mlc train`, in fp32.
+
+    Args:
+        source: a checkpoint.
+        config: of the model, with labels and dropout.
+
+    Raises:
+        CheckpointError: the weights are missing or damaged.
+    """
+    trained, _ = load_training_model(source.folder)
+    model = MlcGlmForCloze(config).float()
+    model.load_state_dict(MlcGlmForBlankInfilling.from_training_model(trained).state_dict())
+    return model
+
+
+def part_b_tokens(source: ModelSource) -> ClozeTokens:
+    """Ids of a model's blank, from its description.
+
+    Raises:
+        UsageError: the model has no Part B, or was not trained to fill one.
+        CheckpointError: its description cannot be read.
+    """
+    if source.kind not in ("checkpoint", "finetuned"):
+        raise _no_part_b(source, "an export, which holds the encoder alone" if source.kind == "export" else source.kind)
+    info = read_description(source.folder)
+    if source.kind == "finetuned":
+        cloze = info["task"].get("cloze")
+        if not cloze:
+            raise _no_part_b(source, f"a model fine-tuned for {info['task']['kind']}")
+        return ClozeTokens(**cloze["tokens"])
+    if info["model"].get("architecture", "glm") != "glm":
+        raise _no_part_b(source, f'architecture = "{info["model"]["architecture"]}"')
+    objectives = info.get("objectives")
+    if objectives and not objectives.get("glm", {}).get("weight"):
+        raise UsageError(
+            "the model was not trained to fill blanks",
+            found="objectives.glm.weight = 0",
+            needed="a weight above 0",
+            where=source.name,
+            hint="train with --set objectives.glm.weight=0.3",
+        )
+    ids = info["special_ids"]
+    return ClozeTokens(ids["[MASK]"], ids["[sop]"], ids["[eop]"])
+
+
+def _no_part_b(source: ModelSource, found: str) -> UsageError:
+    return UsageError(
+        "the model has no Part B to fill blanks with",
+        found=found,
+        needed="a GLM's run or checkpoint of mlc train with objectives.glm.weight above 0, or a run of kind cloze",
+        where=source.name,
+        hint='task.kind = "classification" learns from any model',
+    )
