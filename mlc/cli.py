@@ -69,8 +69,12 @@ def build_app() -> typer.Typer:
     from mlc.export.command import EXAMPLES as EXPORT_EXAMPLES
     from mlc.export.command import export
     from mlc.finetune.command import finetune
+    from mlc.finetune.mine_command import EXAMPLES as MINE_EXAMPLES
+    from mlc.finetune.mine_command import mine
     from mlc.generate.command import EXAMPLES as generate_examples
     from mlc.generate.command import generate
+    from mlc.generate.translation import EXAMPLES as TRANSLATE_EXAMPLES
+    from mlc.generate.translation import translate
 
     app.add_typer(prep, name="prep")
     app.add_typer(submit, name="submit")
@@ -83,10 +87,12 @@ def build_app() -> typer.Typer:
             "torchrun --nproc-per-node 2 -m mlc finetune recipes/finetune_sentiment.toml --set run.seed=2",
         ),
     )(finetune)
+    app.command("mine", epilog=_examples(*MINE_EXAMPLES))(mine)
     app.command("embed", epilog=_examples(*EMBED_EXAMPLES))(embed)
     app.add_typer(search, name="search")
     app.command("export", epilog=_examples(*EXPORT_EXAMPLES))(export)
     app.command("generate", epilog=_examples(*generate_examples))(generate)
+    app.command("translate", epilog=_examples(*TRANSLATE_EXAMPLES))(translate)
     app.command(
         "jobs",
         epilog=_examples(

@@ -28,7 +28,7 @@ def save_finetuned(
     trained: tuple[str, ...] = ("en",),
 ) -> Path:
     """A model folder of `mlc finetune` with a head whose answers differ from text to text."""
-    start = make_encoder(folder.with_name(f"{folder.name}-start"))
+    start = make_encoder(folder.with_name(f"{folder.name}-start"), initializer_range=0.5)  # 0.2 answers all texts alike
     task = task_of(TaskSettings(kind, labels, max_tokens, pairs))
     model = new_model(find_model(start), task, HeadSettings(seed)).eval()
     generator = torch.Generator().manual_seed(seed)

@@ -33,7 +33,7 @@ PRELOADED = (
     "mlc.engine.train",
     "mlc.evaluate.command",
     "mlc.export.command",
-    "mlc.finetune.work",
+    "mlc.finetune.works",
     "mlc.tasks.scores_classes",
     "mlc.tasks.scores_words",
     "data_prep.command",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from finetune_for_tests import finetune_table
 
-WORDS = "budget year committee agreed coming met Tuesday Haushalt Komitee kommende sich".split()
+WORDS = ["budget", "year", "committee", "agreed", "coming", "met", "Tuesday", "Haushalt", "Komitee", "kommende", "sich"]
 
 
 def sentence(number: int) -> list[str]:

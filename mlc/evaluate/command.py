@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from mlc.errors import UsageError
+from mlc.evaluate.cloze_command import app as cloze_app
 from mlc.evaluate.commands_of_finetuned import app as finetuned_app
 from mlc.evaluate.commands_of_pairs import app as pairs_app
 from mlc.evaluate.commands_of_results import app as results_app
@@ -22,6 +23,7 @@ from mlc.evaluate.intervals import Bootstrap
 from mlc.evaluate.options import PRECISIONS, check_choice, check_folder, examples_epilog, progress_bar
 from mlc.evaluate.plots import check_plot, draw_heat_map
 from mlc.evaluate.similarity import SCORINGS, Scoring
+from mlc.evaluate.translation_command import app as translation_app
 from mlc.files import write_json
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ app = typer.Typer(no_args_is_help=True, help="Score a model on a task.")
 app.add_typer(pairs_app)  # without a name: its commands become commands of this one
 app.add_typer(texts_app)
 app.add_typer(finetuned_app)
+app.add_typer(cloze_app)
 app.add_typer(results_app)
+app.add_typer(translation_app)
 
 BEST = "best"
 

@@ -245,6 +245,11 @@ def run_finetuned(task: FinetunedTask, options: FinetunedOptions, console: Conso
         against=(options.against, load(options.against)) if options.against else None,
         predictions=options.predictions,
     )
+    return report_finetuned(result, options, console)
+
+
+def report_finetuned(result: TaskResult, options: FinetunedOptions, console: Console | None = None) -> TaskResult:
+    """Print a result (None = to standard output), and write its JSON file where one was asked for."""
     print_result(_shown(result), console or Console())
     if options.json_file is not None:
         write_json(options.json_file, result.to_json())

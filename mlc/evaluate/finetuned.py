@@ -284,5 +284,5 @@ def _notes(one: Answers, settings: ScoringSettings, trained: Sequence[str]) -> S
         notes.append(f"{counts.cut} {of}{unit} are longer than {task.max_tokens} tokens and were cut")
     if counts.rows > counts.examples:
         notes.append(f"{counts.examples} examples were read in {counts.rows} rows")
-    notes += [f"{count} records were set aside: {problem}" for problem, count in (settings.set_aside or {}).items()]
+    notes += [f"set aside: {count} x {problem}" for problem, count in (settings.set_aside or {}).items()]
     return notes

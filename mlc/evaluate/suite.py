@@ -159,27 +159,42 @@ def _item(suite: SuiteFile, name: str, model_name: str, where: str) -> tuple[Sui
     signature = list(inspect.signature(run, eval_str=True).parameters.values())
     options_type: type[Any] = signature[0].annotation
     hints = get_type_hints(options_type, include_extras=True)
-    shared = {field.name: hints[field.name] for field in fields(options_type) if field.name not in _NOT_IN_A_SUITE}
-    own = {parameter.name: parameter.annotation for parameter in signature[1:]}
-    known = {**shared, **own}
-    given = {key: value for key, value in suite.options.items() if key in known}
+    shared = {
+        _option_name(one.name, hints[one.name]): one for one in fields(options_type) if one.name not in _NOT_IN_A_SUITE
+    }
+    own = {_option_name(one.name, one.annotation): one for one in signature[1:]}
+    annotations = {name: hints[one.name] for name, one in shared.items()}
+    annotations |= {name: one.annotation for name, one in own.items()}
+    given = {key: value for key, value in suite.options.items() if key in annotations}
     taken = set(given)
     given |= {key: value for key, value in section.items() if key not in _OWN_KEYS}
-    unknown = sorted(set(given) - set(known))
+    unknown = sorted(set(given) - set(annotations))
     if unknown:
-        needed = ", ".join(sorted(known))
+        needed = ", ".join(sorted(annotations))
         raise RecipeError(f"{task} has no such option", found=", ".join(unknown), needed=needed, where=where)
-    required = {f.name for f in fields(options_type) if f.default is MISSING} - set(_NOT_IN_A_SUITE)
-    required |= {p.name for p in signature[1:] if p.default is inspect.Parameter.empty}
+    required = {name for name, one in shared.items() if one.default is MISSING}
+    required |= {name for name, one in own.items() if one.default is inspect.Parameter.empty}
     missing = sorted(required - set(given))
     if missing:
         raise RecipeError(f"{task} needs this option", found="nothing", needed=", ".join(missing), where=where)
-    values = {key: _value(known[key], _filled(value, model_name), f"{where}.{key}") for key, value in given.items()}
+    values = {
+        key: _value(annotations[key], _filled(value, model_name), f"{where}.{key}") for key, value in given.items()
+    }
     model = str(section.get("model", suite.models[model_name])).replace(PLACE, model_name)
-    options = options_type(model=model, **{key: value for key, value in values.items() if key in shared})
+    options = options_type(model=model, **{one.name: values[key] for key, one in shared.items() if key in values})
     options.check()
-    own_values = {key: value for key, value in values.items() if key in own}
+    own_values = {one.name: values[key] for key, one in own.items() if key in values}
     return SuiteItem(name, model_name, task, run, options, own_values), taken
+
+
+def _option_name(name: str, annotation: Any) -> str:
+    """The name of a parameter's option as a key: "set_aside" for --set-aside."""
+    for fact in get_args(annotation)[1:]:
+        # Inside Annotated, typer holds the first name as the default.
+        names = [text for text in (getattr(fact, "default", None), *(getattr(fact, "param_decls", None) or ())) if text]
+        if names and str(names[0]).startswith("--"):
+            return str(names[0]).partition("/")[0].removeprefix("--").replace("-", "_")
+    return name
 
 
 def _filled(value: Any, model_name: str) -> Any:

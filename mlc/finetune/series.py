@@ -274,7 +274,7 @@ def _run(file: Path, member: Member) -> int:
     for override in member.overrides:
         command += ["--set", override]
     started: list[subprocess.Popen[bytes]] = []
-    with _passing_on(started):
+    with passing_on(started):
         # In a group of its own, so that a terminal's interrupt reaches it once, by way of this process.
         started.append(subprocess.Popen(command, process_group=0))
         code = started[0].wait()
@@ -282,7 +282,7 @@ def _run(file: Path, member: Member) -> int:
 
 
 @contextmanager
-def _passing_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def passing_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Pass signals on to a process; the first one that comes before it is there ends this one."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:

@@ -50,7 +50,7 @@ def learned_task(recipe: FinetuneRecipe, data: FinetuneData) -> LearnedTask:
         examples = [cast(ClassificationExample, example) for example in (*data.train, *data.dev, *data.test)]
         return task_of(cloze_settings(recipe.cloze, examples, recipe.task.labels, max_tokens))
     has_pairs = getattr(data.train[0], "text_pair", None) is not None
-    return task_of(TaskSettings(kind, data.labels, max_tokens, has_pairs))
+    return task_of(TaskSettings(recipe.task.data_kind, data.labels, max_tokens, has_pairs))
 
 
 def on_model(task: LearnedTask, source: ModelSource, encoder: PieceEncoder, data: FinetuneData) -> LearnedTask:

@@ -1,7 +1,7 @@
 """Scores of rankings: retrieval, and re-ranking of candidates.
 
 In:  of each query, how well its candidates fit by the model, and which of them are right.
-Out: `Scores`: MRR, MAP, nDCG@k and recall@k, with their values for each query.
+Out: `Scores`: MRR, MAP, MRR@k, nDCG@k and recall@k, with their values for each query.
 
 A tie counts against the model: wrong candidates of the same score are ranked before right ones, so that a model that
 scores all alike finds nothing.
@@ -34,19 +34,19 @@ def score_rankings(
     Args:
         relevance: of each query (candidates,): 0 = wrong, 1 = right; higher grades count for nDCG alone.
         scores: of each query (candidates,): higher = fits better.
-        cutoffs: k of nDCG@k and recall@k.
+        cutoffs: k of MRR@k, nDCG@k and recall@k.
         resamples, seed: of the intervals.
 
     Returns:
-        mrr: mean of 1 / rank of the first right candidate. map: mean over a query's right candidates of the precision
-        at their ranks. ndcg@k: Järvelin and Kekäläinen 2002, gain =
+        mrr: mean of 1 / rank of the first right candidate; mrr@k: 0 where that rank is beyond k. map: mean over a
+        query's right candidates of the precision at their ranks. ndcg@k: Järvelin and Kekäläinen 2002, gain =
         grade, as trec_eval and scikit-learn have it. recall@k: share of a query's right candidates in the first k.
 
     Raises:
         DataError: nothing to score, a query without right candidates, or scores that do not fit or are not finite.
     """
     check_same_length(len(relevance), len(scores), "ranking")
-    names = ["mrr", "map", *(f"ndcg@{k}" for k in cutoffs), *(f"recall@{k}" for k in cutoffs)]
+    names = ["mrr", "map", *(f"{name}@{k}" for name in ("mrr", "ndcg", "recall") for k in cutoffs)]
     table = np.empty((len(scores), len(names)))
     for query, (grades, found) in enumerate(zip(relevance, scores, strict=True)):
         table[query] = _of_query(_ranked_grades(query, np.asarray(grades), np.asarray(found)), cutoffs)
@@ -75,11 +75,13 @@ def _of_query(grades: Doubles, cutoffs: Sequence[int]) -> list[float]:
     """By the definitions: scikit-learn's functions, which tests compare with, check their input for 7 ms a query."""
     is_right = grades > 0
     found, ranks = np.cumsum(is_right), np.arange(1, len(grades) + 1)
+    first = float(ranks[is_right][0])
     gains, best_gains = (np.cumsum(order / np.log2(ranks + 1)) for order in (grades, -np.sort(-grades)))
     lasts = [min(k, len(grades)) - 1 for k in cutoffs]
     return [
-        1 / float(ranks[is_right][0]),
+        1 / first,
         float((found / ranks)[is_right].mean()),
+        *(1 / first if first <= k else 0.0 for k in cutoffs),
         *(float(gains[last] / best_gains[last]) for last in lasts),
         *(float(found[last] / found[-1]) for last in lasts),
     ]

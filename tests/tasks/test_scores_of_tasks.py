@@ -215,6 +215,7 @@ def test_rankings_are_scored_as_by_scikit_learn_and_loops(rankings: list[list[tu
             "map": metrics.label_ranking_average_precision_score([right], [order]),
         }
         for k in (1, 3, 20):
+            needed[f"mrr@{k}"] = needed["mrr"] if any(ranked[:k]) else 0
             needed[f"ndcg@{k}"] = metrics.ndcg_score([[grade for grade, _ in row]], [order], k=k)
             needed[f"recall@{k}"] = sum(grade > 0 for grade in ranked[:k]) / sum(right)
         assert {name: values[query] for name, values in found.per_example.items()} == pytest.approx(needed)
@@ -225,7 +226,10 @@ def test_rankings_are_scored_as_by_scikit_learn_and_loops(rankings: list[list[tu
 def test_ties_count_against_the_model() -> None:
     found = score_rankings([[1, 0, 0, 0]], [[0.5, 0.5, 0.5, 0.5]], cutoffs=(1, 4))
     assert {name: score.value for name, score in found.scores.items()} == pytest.approx(
-        {"mrr": 0.25, "map": 0.25, "ndcg@1": 0, "ndcg@4": 1 / math.log2(5), "recall@1": 0, "recall@4": 1}
+        {
+            **{"mrr": 0.25, "map": 0.25, "mrr@1": 0, "mrr@4": 0.25},
+            **{"ndcg@1": 0, "ndcg@4": 1 / math.log2(5), "recall@1": 0, "recall@4": 1},
+        }
     )
     assert score_rankings([[1]], [[0.1]]).scores["mrr"].value == 1
     for relevance, scores, problem in (

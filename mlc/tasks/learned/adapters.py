@@ -15,6 +15,9 @@ from torch import nn
 
 from mlc.errors import CheckpointError, RecipeError
 
+WRAPPED = "base_model.model."
+"""Before the names of a model's parameters inside peft's wrapper."""
+
 
 @dataclass(frozen=True)
 class LoraSettings:

@@ -85,8 +85,8 @@ def cloze_settings(
         labels: classes that the recipe names in this order; none = those of the verbalizer.
 
     Raises:
-        RecipeError: a label has no words or words have no label, or a pattern and the examples have other texts.
-        DataError: some examples have one text and others two.
+        RecipeError: `labels` and verbalizer differ, or a pattern and the examples have other texts.
+        DataError: an example's label has no words, or some examples have one text and others two.
     """
     if labels and set(labels) != set(section.labels):
         odd = sorted(set(labels) ^ set(section.labels))
@@ -100,6 +100,14 @@ def cloze_settings(
     for example in examples:
         if (example.text_pair is not None) != has_pairs:
             raise DataError("some examples have one text and others two", where=str(example.place))
+        if example.label is not None and example.label not in section.verbalizer:
+            raise DataError(
+                "a label has no words",
+                found=example.label,
+                needed=f"one of the verbalizer: {', '.join(section.labels)}",
+                where=str(example.place),
+                hint=f'add verbalizer."{example.label}"',
+            )
     for language in sorted({example.place.language for example in examples}):
         pattern, _ = section.wording(language)
         if any(part.kind == "text_pair" for part in pattern) != has_pairs:

@@ -10,11 +10,11 @@ C classes, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
 
 from mlc.errors import UsageError
 from mlc.model.configuration_glm import MlcGlmConfig
@@ -60,19 +60,16 @@ class MlcGlmForCloze(MlcGlmForBlankInfilling):
             logits (R, C), at least fp32: log of the sum over a class's words of exp(word's score), which is the log of
             the probability that the blank holds one of them. Equal for all classes where an example has no words.
         """
-        logits_NV = (
-            super()
-            .forward(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                part_a_lengths=part_a_lengths,
-                position_ids=position_ids,
-                block_position_ids=block_position_ids,
-                logits_index=logits_index,
-                return_dict=True,
-            )
-            .logits
+        scored = super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            part_a_lengths=part_a_lengths,
+            position_ids=position_ids,
+            block_position_ids=block_position_ids,
+            logits_index=logits_index,
+            return_dict=True,
         )
+        logits_NV = cast(MaskedLMOutput, scored).logits
         total_N = logits_NV.logsumexp(-1)
         log_RKT = logits_NV[token_places, token_ids] - total_N[token_places]
         score_RK = (log_RKT * token_weights.to(log_RKT.dtype)).sum(-1)
@@ -94,7 +91,7 @@ def new_cloze_model(source: ModelSource, config: Any) -> MlcGlmForCloze:
         CheckpointError: the weights are missing or damaged.
     """
     trained, _ = load_training_model(source.folder)
-    model = MlcGlmForCloze(config).float()
+    model: MlcGlmForCloze = MlcGlmForCloze(config).float()
     model.load_state_dict(MlcGlmForBlankInfilling.from_training_model(trained).state_dict())
     return model
 

@@ -12,7 +12,7 @@ Source: pattern-verbalizer pairs, Schick & Schuetze 2021 ("PET", section 3.1); i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Annotated, Literal, Self
@@ -30,7 +30,9 @@ Begin = Literal["start", "word", "inside"]
 
 
 def _as_words(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 Words = Annotated[tuple[str, ...], pydantic.BeforeValidator(_as_words), pydantic.Field(min_length=1)]
@@ -59,7 +61,7 @@ def parse_pattern(pattern: str) -> tuple[PatternPart, ...]:
         ValueError: not exactly one [MASK], no {text}, a field twice, or another field than `FIELDS`.
     """
     try:
-        pieces = list(Formatter().parse(clean_text(pattern)))
+        pieces = _joined(Formatter().parse(clean_text(pattern)))
     except ValueError as error:
         raise ValueError(f"the pattern {pattern!r} cannot be read: {error}") from None
     parts: list[PatternPart] = []
@@ -70,7 +72,7 @@ def parse_pattern(pattern: str) -> tuple[PatternPart, ...]:
         parts.append(PatternPart(kind, text, begin))
         begin = "inside"
 
-    for literal, field, form, conversion in pieces:
+    for literal, field, extra in pieces:
         for number, text in enumerate(literal.split(BLANK)):
             if number:
                 add("blank")
@@ -81,11 +83,23 @@ def parse_pattern(pattern: str) -> tuple[PatternPart, ...]:
                 begin = "word" if text.endswith(" ") else begin
         if field is None:
             continue
-        if field not in FIELDS or form or conversion:
+        if field not in FIELDS or extra:
             raise ValueError(f"the pattern {pattern!r} names {{{field}}}; needed {{text}}, or {{text_pair}} beside it")
         add(field)
     _check_parts(pattern, [part.kind for part in parts])
     return tuple(parts)
+
+
+def _joined(pieces: Iterable[tuple[str, str | None, str | None, str | None]]) -> list[tuple[str, str | None, str]]:
+    """(text, the field behind it, its format); `Formatter` ends a text at every written brace too."""
+    found: list[tuple[str, str | None, str]] = []
+    text = ""
+    for literal, field, form, conversion in pieces:
+        text += literal
+        if field is not None:
+            found.append((text, field, (form or "") + (conversion or "")))
+            text = ""
+    return [*found, (text, None, "")]
 
 
 def _check_parts(pattern: str, kinds: list[str]) -> None:

@@ -27,7 +27,7 @@ from mlc.model.registration import register_auto_classes
 from mlc.model.saving import CONFIG, FINETUNED_FORMAT, INFO, VERSION, WeightReader, load_training_model
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
-from mlc.tasks.learned.adapters import LoraSettings, add_adapters, merge_adapters
+from mlc.tasks.learned.adapters import WRAPPED, LoraSettings, add_adapters, merge_adapters
 from mlc.tasks.learned.cloze_model import new_cloze_model
 from mlc.tasks.learned.kinds import task_of
 from mlc.tasks.learned.task import LearnedTask, TaskSettings
@@ -212,7 +212,7 @@ def load_finetuned(source: ModelSource) -> FinetunedModel:
     weights = _weights(source.folder, description)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    missing = [name for name in missing if name not in tied]
+    missing = [name for name in missing if name.removeprefix(WRAPPED) not in tied]
     if missing or unexpected:
         raise CheckpointError(
             "the weights don't fit the model", found=f"missing {missing[:3]}, unexpected {unexpected[:3]}",

@@ -98,7 +98,14 @@ class EncoderDecoderTranslation(_Translation):
     """By `transformers.EncoderDecoderModel` (Rothe et al. 2020): a decoder beside the pre-trained encoder."""
 
     def configure(self, config: Any) -> None:
-        """Nothing: mlc.tasks.learned.translation_models makes the configuration."""
+        """Refuse a decoder that was made for shorter texts; mlc.tasks.learned.translation_models makes new ones."""
+        if config.model_type == "encoder-decoder":
+            room = int(config.decoder.max_position_embeddings)
+            if room < self.translation.max_target_tokens:
+                raise UsageError(
+                    "the model's decoder was made for shorter translations", found=self.translation.max_target_tokens,
+                    needed=f"<= {room}", where="translation.max_target_tokens",
+                )  # fmt: skip
 
     def rows(
         self, encoder: PieceEncoder, examples: Sequence[TranslationExample], progress: Progress | None = None
@@ -128,7 +135,7 @@ class EncoderDecoderTranslation(_Translation):
         written = model.generate(
             **{name: value for name, value in inputs.items() if name != "decoder_input_ids"},
             generation_config=GenerationConfig(
-                max_new_tokens=self.translation.max_target_tokens,
+                max_new_tokens=self.translation.most_tokens,
                 num_beams=beams or self.translation.beams,
                 decoder_start_token_id=rows.ids.start,
                 eos_token_id=end,
@@ -167,9 +174,7 @@ class PartBTranslation(_Translation):
             if length > 1  # the others only fill up
         ]
         ids = BlankTokens(rows.ids.start, rows.ids.end, banned_ids(rows, model.config.vocab_size))
-        decoding = Decoding(
-            max_new_tokens=max(1, self.translation.max_target_tokens - 1), beams=beams or self.translation.beams
-        )
+        decoding = Decoding(max_new_tokens=self.translation.most_tokens, beams=beams or self.translation.beams)
         found = [samples[0][0].tokens for samples in model.fill_blanks(prompts, ids, decoding)]
         written = np.full((len(found), max([1, *map(len, found)])), _NOTHING, dtype=np.int64)
         for row, tokens in zip(written, found, strict=True):

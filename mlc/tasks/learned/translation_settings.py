@@ -42,6 +42,11 @@ class TranslationSettings:
     beams: pydantic.PositiveInt = 1
 
     @property
+    def most_tokens(self) -> int:
+        """Tokens that a translation has at most, its end not counted."""
+        return max(1, self.max_target_tokens - 1)
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Languages that were written in training, sorted."""
         return tuple(sorted({direction.split(">")[1] for direction in self.directions}))
