@@ -5,7 +5,7 @@
 
 Pairs are scored by the ratio margin (Artetxe & Schwenk 2019, arXiv:1811.01136): a cosine counts by how much it is above
 those of the neighbours, because some sentences are near to everything. Without files the script makes up two piles, of
-which half has a translation. `mlc evaluate mine` scores this on data with known pairs.
+which half has a translation. `mlc evaluate mining` scores this on data with known pairs.
 """
 
 from __future__ import annotations

@@ -25,12 +25,15 @@ EXAMPLES = (
     "mlc export runs/base exported/base",
     "mlc export runs/base exported/base --format sentence-transformers --format onnx --overwrite",
     "mlc export exported/base exported/base-int8 --dtype int8",
+    "mlc export runs/sentiment exported/sentiment --format transformers --format onnx",
     "mlc export runs/base exported/base --license cc-by-sa-4.0 --data-note 'Wikipedia of 2024.' --scores tatoeba.json",
 )
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run (newest checkpoint), checkpoint, or export.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Run (best or newest checkpoint), checkpoint, or export.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     formats: Annotated[
         list[str] | None,
@@ -49,8 +52,9 @@ def export(
 ) -> None:
     """Write a model as a folder that transformers, sentence-transformers or onnxruntime opens, with a model card.
 
-    Every program that is to read it opens it and is compared with the model (equal token ids; embeddings within 1e-5,
-    by onnxruntime within 1e-4) before it gets its name. Of an encoder: heads are not exported.
+    Every program that is to read it opens it and is compared with the model (equal token ids; embeddings, or logits of
+    a fine-tuned model, within 1e-5, by onnxruntime within 1e-4) before it gets its name. Of a pre-trained model this is
+    the encoder without heads; of a fine-tuned one the best checkpoint with its head, adapters merged.
     """
     run_export(
         model,

@@ -1,5 +1,5 @@
 """Exports that several test files look at."""
 
-from exports_for_tests import exported
+from exports_for_tests import exported, exported_slowly
 
-__all__ = ["exported"]
+__all__ = ["exported", "exported_slowly"]

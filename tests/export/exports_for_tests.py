@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,8 @@ CASES = {
     "xlm-r, cls of layer 1": (ModelSection(architecture="huggingface", config="xlm-r", layer=1, pooling="cls"), True),
     "mt5": (ModelSection(architecture="huggingface", config="mt5", pooling="attention"), True),
 }
+FAST_CASES = ("mean of the last layer, projected", "attention over layer 1, projected", "xlm-r, cls of layer 1")
+"""Every module and pooling with code of its own is in one of them; the others are for `make test-slow`."""
 INT8, ONNX = "the first in int8", "the first as a graph alone"
 CONFIGS = {
     "xlm-r": XLMRobertaConfig(
@@ -85,22 +88,34 @@ class Exported:
     """Of each example of the card: sentence-transformers, transformers, onnxruntime, as far as there are such."""
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
-    home = tmp_path_factory.mktemp("exports")
+def export_cases(names: Sequence[str], home: Path, *, others: bool) -> dict[str, Exported]:
+    """Exports of the cases; with `others` also the first of them in int8 and as a graph. One process runs all cards."""
     reports = {}
-    for name, (section, contrastive) in CASES.items():
+    for name in names:
+        section, contrastive = CASES[name]
         located = section
         if section.config:
             CONFIGS[section.config].save_pretrained(home / f"config-{name}")
             located = section.model_copy(update={"config": str(home / f"config-{name}")})
         make_checkpoint(home / f"run-{name}", 7, section=located, contrastive=contrastive)
         reports[name] = export_model(home / f"run-{name}", home / f"out-{name}", formats=["sentence-transformers"])
-    run = home / f"run-{next(iter(CASES))}"
-    reports[INT8] = export_model(run, home / f"out-{INT8}", dtype="int8")
-    reports[ONNX] = export_model(run, home / f"out-{ONNX}", formats=["onnx"])
+    run = home / f"run-{names[0]}"
+    if others:
+        reports[INT8] = export_model(run, home / f"out-{INT8}", dtype="int8")
+        reports[ONNX] = export_model(run, home / f"out-{ONNX}", formats=["onnx"])
     vectors = run_cards([report.folder for report in reports.values()], TEXTS, home)
     return {
         name: Exported(home / f"run-{name}" if name in CASES else run, report.folder, report, found)
         for (name, report), found in zip(reports.items(), vectors, strict=True)
     }
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    return export_cases(FAST_CASES, tmp_path_factory.mktemp("exports"), others=True)
+
+
+@pytest.fixture(scope="session")
+def exported_slowly(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    rest = [name for name in CASES if name not in FAST_CASES]
+    return export_cases(rest, tmp_path_factory.mktemp("more-exports"), others=False)

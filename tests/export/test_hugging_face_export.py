@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exports_for_tests import BLOCK, CASES, CONFIGS, INT8, TEXTS, Exported
+from exports_for_tests import BLOCK, CASES, CONFIGS, FAST_CASES, INT8, TEXTS, Exported
 from small_models import make_checkpoint
 from transformers import AutoModel, AutoTokenizer
 
@@ -24,12 +24,25 @@ from mlc.tasks.encoder import Representation, TextEncoder
 TOLERANCE = 1e-5  # fp32 sums in another order
 
 
-@pytest.mark.parametrize("case", list(CASES))
+SLOW_CASES = [name for name in CASES if name not in FAST_CASES]
+
+
+@pytest.mark.parametrize("case", FAST_CASES)
 def test_the_cards_examples_give_the_checkpoints_embeddings_without_this_package(
     exported: dict[str, Exported], case: str
 ) -> None:
+    check_card(exported[case], case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW_CASES)
+def test_more_cards_examples(exported_slowly: dict[str, Exported], case: str) -> None:
+    check_card(exported_slowly[case], case)
+    check_encoder(exported_slowly[case])
+
+
+def check_card(it: Exported, case: str) -> None:
     section, contrastive = CASES[case]
-    it = exported[case]
     needed = TextEncoder.load(it.run, device="cpu").encode(TEXTS)
     assert len(it.card_vectors) == 2
     for vectors in it.card_vectors:
@@ -47,9 +60,12 @@ def test_the_cards_examples_give_the_checkpoints_embeddings_without_this_package
     assert len(modes) == 1  # whoever can read one file can read all
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", FAST_CASES)
 def test_the_encoder_reads_exports_as_it_reads_checkpoints(exported: dict[str, Exported], case: str) -> None:
-    it = exported[case]
+    check_encoder(exported[case])
+
+
+def check_encoder(it: Exported) -> None:
     again = TextEncoder.load(it.out, device="cpu")
     needed = TextEncoder.load(it.run, device="cpu").encode(TEXTS)
     np.testing.assert_allclose(again.encode(TEXTS), needed, atol=TOLERANCE)

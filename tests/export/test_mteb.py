@@ -38,6 +38,7 @@ def local_task(folder: Path) -> AbsTaskBitextMining:
     return LocalBitextMining()
 
 
+@pytest.mark.slow  # importing mteb takes longer than the test
 def test_mteb_scores_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint(tmp_path / "run", 3, max_tokens=48)
     export_model(tmp_path / "run", tmp_path / "out", formats=["sentence-transformers"])
