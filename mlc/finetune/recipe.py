@@ -196,8 +196,8 @@ class EvaluationSection(Section):
     """Which score decides; empty = the task's main one: accuracy, Spearman's rho, entity F1, answer F1."""
     patience: NonNegative = 0
     """Stop after so many scores in a row that are no better than the best; 0 = never."""
-    batch_tokens: Positive = 16384
-    """Longest row x rows of one batch."""
+    batch_tokens: NonNegative = 0
+    """Longest row x rows of one batch; 0 = by device."""
 
 
 class FinetuneRecipe(RunRecipe):

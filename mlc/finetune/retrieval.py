@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 
 from mlc.checkpoint.record import Plan, checkpoint_folders
 from mlc.config import digest
@@ -35,7 +34,7 @@ from mlc.engine.work import Parts, StepResult
 from mlc.errors import RecipeError
 from mlc.finetune.data import FinetuneData, read_data
 from mlc.finetune.recipe import FinetuneRecipe
-from mlc.finetune.resolve import model_to_open, resolved_schedule, steps_per_epoch
+from mlc.finetune.resolve import model_to_open, resolved_schedule
 from mlc.finetune.retrieval_model import RetrievalStart, open_start, retrieval_model
 from mlc.finetune.retrieval_samples import RetrievalSamples
 from mlc.finetune.retrieval_trial import RetrievalSet
@@ -44,6 +43,7 @@ from mlc.finetune.work import RULES
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.saving import write_description
 from mlc.recipe_objectives import ContrastiveSection, ObjectivesSection
+from mlc.tasks.encoder import batch_tokens_of
 from mlc.tasks.examples import RankingExample
 from mlc.tasks.locate import ModelSource
 from mlc.tasks.scores_rankings import score_rankings
@@ -119,7 +119,7 @@ class RetrievalTraining:
             world_size=ranks.world_size,
         )
         packed = isinstance(model.backbone_config, MlcGlmConfig)
-        trial, cut = self._trial(engine, device, ranks)
+        trial, cut = self._trial(engine, device)
         return Parts(
             batches=batches,
             steps=RetrievalSteps(engine, objectives, self._samples, seed=recipe.run.seed, packed=packed, device=device),
@@ -130,32 +130,15 @@ class RetrievalTraining:
             notes=(*self._data.notes(), *self._notes(cut)),
         )
 
-    def _trial(self, engine: Any, device: torch.device, ranks: RankInfo) -> tuple[DevelopmentTrial, int]:
+    def _trial(self, engine: Any, device: torch.device) -> tuple[DevelopmentTrial, int]:
         recipe, data = self.recipe, self._data
-        console = Console() if ranks.rank == 0 else None
-
-        def say(line: str) -> None:
-            if console is not None:
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+        batch_tokens = recipe.evaluation.batch_tokens or batch_tokens_of(device)
 
         def scored(examples: Any) -> RetrievalSet | None:
-            return (
-                RetrievalSet(_ranking(examples), self._tokenizer, recipe.evaluation.batch_tokens) if examples else None
-            )
+            return RetrievalSet(_ranking(examples), self._tokenizer, batch_tokens) if examples else None
 
         dev, test = scored(data.dev), scored(data.test)
-        trial = DevelopmentTrial(
-            Path(recipe.run.folder),
-            engine,
-            dev=dev,
-            test=test,
-            section=recipe.evaluation,
-            every_steps=recipe.evaluation.every_steps or steps_per_epoch(recipe, len(data.train)),
-            total_steps=recipe.schedule.total_steps,
-            trained=data.trained_languages,
-            device=device,
-            say=say,
-        )
+        trial = DevelopmentTrial(recipe, data, engine, dev=dev, test=test, device=device)
         return trial, sum(part.cut for part in (dev, test) if part is not None)
 
     def _notes(self, cut_of_scored: int) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
+from rich.console import Console
 
 from mlc.checkpoint.fence import Fence
 from mlc.checkpoint.record import BEST_NAME, step_name
@@ -25,7 +26,9 @@ from mlc.distributed.agree import from_rank_0
 from mlc.engine.metrics import read_lines
 from mlc.errors import RecipeError
 from mlc.files import json_bytes
-from mlc.finetune.recipe import EvaluationSection
+from mlc.finetune.data import FinetuneData
+from mlc.finetune.recipe import FinetuneRecipe
+from mlc.finetune.resolve import steps_per_epoch
 from mlc.finetune.translation_copy import WholeCopy
 from mlc.finetune.translation_data import group_of
 from mlc.tasks.encoder import batches_by_length
@@ -110,35 +113,29 @@ class DevelopmentTrial:
     """The trial of a fine-tuning run; see `mlc.engine.work.Trial`.
 
     Args:
-        run_folder: the run's folder.
+        recipe: resolved, with its number of steps.
+        data: of the run.
         engine: DeepSpeed engine.
         dev: scored on the way; None = nothing is.
         test: scored at the end; None = nothing is.
-        section: of the recipe.
-        every_steps: resolved.
-        total_steps: of the run.
-        trained: languages of the training data.
         device: of this rank.
-        say: called on rank 0 with a line for people.
     """
 
     def __init__(
         self,
-        run_folder: Path,
+        recipe: FinetuneRecipe,
+        data: FinetuneData,
         engine: Any,
         *,
         dev: Scored | None,
         test: Scored | None,
-        section: EvaluationSection,
-        every_steps: int,
-        total_steps: int,
-        trained: Sequence[str],
         device: torch.device,
-        say: Callable[[str], None],
     ) -> None:
-        self._folder, self._engine, self._dev, self._test = run_folder, engine, dev, test
-        self._section, self._every, self._total = section, every_steps, total_steps
-        self._trained, self._device, self._say = trained, device, say
+        self._folder, self._engine, self._dev, self._test = Path(recipe.run.folder), engine, dev, test
+        self._section, self._total = recipe.evaluation, recipe.schedule.total_steps
+        self._every = recipe.evaluation.every_steps or steps_per_epoch(recipe, len(data.train))
+        self._trained, self._device = data.trained_groups, device
+        self._console = Console() if dist.get_rank() == 0 else None
         self._fence: Fence | None = None
         self._lines: list[dict[str, Any]] = []
 
@@ -193,6 +190,10 @@ class DevelopmentTrial:
             load_best(best)
         scores = self._test.score(self._engine, self._device, 1000)
         from_rank_0(lambda: self._write_test(scores, best))
+
+    def _say(self, line: str) -> None:
+        if self._console is not None:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _line(self, step: int, scores: dict[str, Scores]) -> dict[str, Any]:
         metric = self._section.metric or next(iter(scores.values())).main

@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from mlc.checkpoint.record import Plan, checkpoint_folders
 from mlc.config import digest
@@ -32,11 +31,12 @@ from mlc.finetune.batches import FinetuneBatches
 from mlc.finetune.data import FinetuneData, read_data
 from mlc.finetune.layers import blocks_of, freeze, head_of, parameter_groups
 from mlc.finetune.recipe import FinetuneRecipe
-from mlc.finetune.resolve import model_to_open, resolved_schedule, steps_per_epoch
+from mlc.finetune.resolve import model_to_open, resolved_schedule
 from mlc.finetune.steps import FinetuneSteps
 from mlc.finetune.tasks import learned_task, on_model, training_rows
 from mlc.finetune.translation_copy import WholeCopy
 from mlc.finetune.trial import DevelopmentTrial, ScoredSet
+from mlc.tasks.encoder import batch_tokens_of
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.learned.adapters import LoraSettings, add_adapters, linear_layers
@@ -138,7 +138,7 @@ class Finetuning:
             engine=engine,
             state=EngineState(engine),
             model_files=partial(self._write_model_files, model.config, lora),
-            trial=self._trial(engine, device, ranks),
+            trial=self._trial(engine, device),
             notes=(*self._data.notes(), *self._cuts()),
         )
 
@@ -161,31 +161,17 @@ class Finetuning:
         freeze(model, model.config, recipe.freeze)
         return model, lora
 
-    def _trial(self, engine: Any, device: torch.device, ranks: RankInfo) -> DevelopmentTrial:
+    def _trial(self, engine: Any, device: torch.device) -> DevelopmentTrial:
         recipe, data = self.recipe, self._data
-        console = Console() if ranks.rank == 0 else None
-
-        def say(line: str) -> None:
-            if console is not None:
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+        batch_tokens = recipe.evaluation.batch_tokens or batch_tokens_of(device)
 
         def scored(examples: Any, rows: Any) -> ScoredSet | None:
             if rows is None:
                 return None
-            return ScoredSet(self._task, examples, rows, recipe.evaluation.batch_tokens, self._copy)
+            return ScoredSet(self._task, examples, rows, batch_tokens, self._copy)
 
-        return DevelopmentTrial(
-            Path(recipe.run.folder),
-            engine,
-            dev=scored(data.dev, self._dev),
-            test=scored(data.test, self._test),
-            section=recipe.evaluation,
-            every_steps=recipe.evaluation.every_steps or steps_per_epoch(recipe, len(data.train)),
-            total_steps=recipe.schedule.total_steps,
-            trained=data.trained_groups,
-            device=device,
-            say=say,
-        )
+        dev, test = scored(data.dev, self._dev), scored(data.test, self._test)
+        return DevelopmentTrial(recipe, data, engine, dev=dev, test=test, device=device)
 
     def _write_model_files(
         self, config: Any, lora: LoraSettings | None, folder: Path, stated: Mapping[str, Any]

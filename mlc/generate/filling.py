@@ -192,7 +192,11 @@ class BlankFiller:
 
 def _check_part_b(source: ModelSource) -> None:
     if source.kind != "checkpoint":
-        kinds = {"export": "an export, which holds the encoder alone", "huggingface": "a Hugging Face model"}
+        kinds = {
+            "export": "an export, which holds the encoder alone",
+            "finetuned": "a model with the head of another task",
+            "huggingface": "a Hugging Face model",
+        }
         raise UsageError(
             "the model has no Part B to fill blanks with",
             found=kinds[source.kind],

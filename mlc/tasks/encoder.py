@@ -153,7 +153,7 @@ class TextEncoder:
     @property
     def batch_tokens(self) -> int:
         """Tokens of a batch, padding included, where the caller of `encode` names none."""
-        return CPU_BATCH_TOKENS if self._device.type == "cpu" else DEVICE_BATCH_TOKENS
+        return batch_tokens_of(self._device)
 
     @property
     def step(self) -> int | None:
@@ -256,6 +256,11 @@ def choose_representation(
         pooling=default_pooling if pooling is None else pooling,
         projection=(default.projection and same_states) if projection is None else projection,
     )
+
+
+def batch_tokens_of(device: torch.device) -> int:
+    """Tokens of a batch, padding included, with which a device is fast."""
+    return CPU_BATCH_TOKENS if device.type == "cpu" else DEVICE_BATCH_TOKENS
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

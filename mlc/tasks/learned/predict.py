@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mlc.errors import DataError
-from mlc.tasks.encoder import CPU_BATCH_TOKENS, DEVICE_BATCH_TOKENS, Precision, batches_by_length
+from mlc.tasks.encoder import Precision, batch_tokens_of, batches_by_length
 from mlc.tasks.examples import ClassificationExample, RegressionExample, TaskExample
 from mlc.tasks.features_batch import Array, TaskRows
 from mlc.tasks.features_pieces import Progress
@@ -120,7 +120,7 @@ class Predictor:
         check_texts(examples, self.task)
         rows = self.task.rows(self.finetuned.encoder, examples)
         self.counts = PredictionCounts(len(examples), len(rows), rows.cut)
-        largest = batch_tokens or (CPU_BATCH_TOKENS if self._device.type == "cpu" else DEVICE_BATCH_TOKENS)
+        largest = batch_tokens or batch_tokens_of(self._device)
         batches = batches_by_length(rows.lengths.tolist(), largest)
         by_row = dict(predict_rows(self.task, self._model, rows, batches, self._device, progress))
         return self.task.answers(rows, examples, [by_row[place] for place in range(len(rows))])

@@ -23,7 +23,7 @@ import torch
 
 from mlc.data.spacing import writes_spaces
 from mlc.errors import UsageError
-from mlc.tasks.encoder import CPU_BATCH_TOKENS, DEVICE_BATCH_TOKENS, batches_by_length
+from mlc.tasks.encoder import batch_tokens_of, batches_by_length
 from mlc.tasks.examples import Place, TranslationExample
 from mlc.tasks.features_pieces import Ints, Progress
 from mlc.tasks.learned.models import FinetunedModel, load_finetuned
@@ -130,7 +130,7 @@ class Translator:
             return []
         rows: Any = self._rows(texts, target)
         self.cut = rows.cut
-        largest = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else DEVICE_BATCH_TOKENS)
+        largest = batch_tokens or batch_tokens_of(self.device)
         written: list[Any] = [None] * len(texts)
         lengths = [(length + self.settings.max_target_tokens) * beams for length in rows.lengths.tolist()]
         with torch.no_grad():
