@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(BIN)/python -m launchers.demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm" --durations=20
+	$(BIN)/python -m pytest -m "not slow and not gpu and not slurm" -n 2 --dist loadfile --durations=20
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --durations=20
