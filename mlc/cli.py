@@ -34,6 +34,18 @@ def build_app() -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(_options)
+    # Sub-applications bring their own help and examples; importing them costs no torch.
+    _add_training(app, "Shards and pre-training")
+    _add_uses(app, "What a model is for")
+    _add_cluster(app, "On a cluster")
+    return app
+
+
+def _add_training(app: typer.Typer, panel: str) -> None:
+    from data_prep.command import app as prep
+    from mlc.checkpoint.command import app as checkpoints
+
+    app.add_typer(prep, name="prep", rich_help_panel=panel)
     app.command(
         "train",
         epilog=_examples(
@@ -41,7 +53,9 @@ def build_app() -> typer.Typer:
             "torchrun --nproc-per-node 2 -m mlc train recipes/demo_joint.toml",
             "mpirun -n 2 mlc train recipes/demo_joint.toml --set schedule.total_steps=100",
         ),
+        rich_help_panel=panel,
     )(_train)
+    app.add_typer(checkpoints, name="checkpoints", rich_help_panel=panel)
     check = typer.Typer(help="Check a recipe, its gradients, or what two runs came to.", no_args_is_help=True)
     check.command("recipe", epilog=_examples("mlc check recipe recipes/seed_glm.toml"))(_check_recipe)
     check.command("identical", epilog=_examples("mlc check identical runs/a runs/b"))(_check_identical)
@@ -54,14 +68,10 @@ def build_app() -> typer.Typer:
         ),
     )(_check_gradients)
     _add_cluster_check(check)
-    app.add_typer(check, name="check")
+    app.add_typer(check, name="check", rich_help_panel=panel)
 
-    # Sub-applications bring their own help and examples; importing them costs no torch.
-    from data_prep.command import app as prep
-    from launchers.command import app as submit
-    from launchers.jobs import jobs
-    from launchers.logs import logs
-    from mlc.checkpoint.command import app as checkpoints
+
+def _add_uses(app: typer.Typer, panel: str) -> None:
     from mlc.embed.command import EXAMPLES as EMBED_EXAMPLES
     from mlc.embed.command import embed
     from mlc.embed.search_command import app as search
@@ -71,33 +81,41 @@ def build_app() -> typer.Typer:
     from mlc.finetune.command import finetune
     from mlc.finetune.mine_command import EXAMPLES as MINE_EXAMPLES
     from mlc.finetune.mine_command import mine
-    from mlc.generate.command import EXAMPLES as generate_examples
+    from mlc.generate.command import EXAMPLES as GENERATE_EXAMPLES
     from mlc.generate.command import generate
     from mlc.generate.translation import EXAMPLES as TRANSLATE_EXAMPLES
     from mlc.generate.translation import translate
 
-    app.add_typer(prep, name="prep")
-    app.add_typer(submit, name="submit")
-    app.add_typer(checkpoints, name="checkpoints")
-    app.add_typer(evaluate, name="evaluate")
     app.command(
         "finetune",
         epilog=_examples(
             "mlc finetune recipes/finetune_sentiment.toml",
             "torchrun --nproc-per-node 2 -m mlc finetune recipes/finetune_sentiment.toml --set run.seed=2",
+            "mlc finetune recipes/finetune_topics.toml --seeds 1,2,3,4,5 --shots 8,32",
         ),
+        rich_help_panel=panel,
     )(finetune)
-    app.command("mine", epilog=_examples(*MINE_EXAMPLES))(mine)
-    app.command("embed", epilog=_examples(*EMBED_EXAMPLES))(embed)
-    app.add_typer(search, name="search")
-    app.command("export", epilog=_examples(*EXPORT_EXAMPLES))(export)
-    app.command("generate", epilog=_examples(*generate_examples))(generate)
-    app.command("translate", epilog=_examples(*TRANSLATE_EXAMPLES))(translate)
+    app.command("mine", epilog=_examples(*MINE_EXAMPLES), rich_help_panel=panel)(mine)
+    app.add_typer(evaluate, name="evaluate", rich_help_panel=panel)
+    app.command("embed", epilog=_examples(*EMBED_EXAMPLES), rich_help_panel=panel)(embed)
+    app.add_typer(search, name="search", rich_help_panel=panel)
+    app.command("generate", epilog=_examples(*GENERATE_EXAMPLES), rich_help_panel=panel)(generate)
+    app.command("translate", epilog=_examples(*TRANSLATE_EXAMPLES), rich_help_panel=panel)(translate)
+    app.command("export", epilog=_examples(*EXPORT_EXAMPLES), rich_help_panel=panel)(export)
+
+
+def _add_cluster(app: typer.Typer, panel: str) -> None:
+    from launchers.command import app as submit
+    from launchers.jobs import jobs
+    from launchers.logs import logs
+
+    app.add_typer(submit, name="submit", rich_help_panel=panel)
     app.command(
         "jobs",
         epilog=_examples(
             "mlc jobs", "mlc jobs runs/base --wide", "mlc jobs --watch 10", "mlc jobs --all --json jobs.json"
         ),
+        rich_help_panel=panel,
     )(jobs)
     app.command(
         "logs",
@@ -106,8 +124,8 @@ def build_app() -> typer.Typer:
             "mlc logs runs/base --follow",
             "mlc logs runs/base --rank 0,3-5 --start all --lines 20",
         ),
+        rich_help_panel=panel,
     )(logs)
-    return app
 
 
 def main() -> None:
