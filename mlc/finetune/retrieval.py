@@ -10,7 +10,6 @@ of the examples, copies of right answers left out, micro-batches in two passes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,27 +18,23 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 
-from mlc.checkpoint.record import Plan, checkpoint_folders
-from mlc.config import digest
-from mlc.data.batches import BatchBuilder, RankBatch, check_batch_size
+from mlc.checkpoint.record import Plan
+from mlc.data.batches import BatchBuilder, RankBatch
 from mlc.distributed.ranks import RankInfo
-from mlc.engine.changes import micro_batches_as_large
 from mlc.engine.construct import engine_around, parameter_groups
-from mlc.engine.deepspeed_config import deepspeed_config
 from mlc.engine.engine_state import EngineState
 from mlc.engine.resume import Start
 from mlc.engine.signals import RankSignals
 from mlc.engine.step import Totals, TrainingStep, count_totals
 from mlc.engine.work import Parts, StepResult
 from mlc.errors import RecipeError
-from mlc.finetune.data import FinetuneData, read_data
 from mlc.finetune.recipe import FinetuneRecipe
 from mlc.finetune.resolve import model_to_open, resolved_schedule
 from mlc.finetune.retrieval_model import RetrievalStart, open_start, retrieval_model
 from mlc.finetune.retrieval_samples import RetrievalSamples
 from mlc.finetune.retrieval_trial import RetrievalSet
 from mlc.finetune.trial import DevelopmentTrial
-from mlc.finetune.work import RULES
+from mlc.finetune.work import FinetuneWork
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.saving import write_description
 from mlc.recipe_objectives import ContrastiveSection, ObjectivesSection
@@ -49,24 +44,18 @@ from mlc.tasks.locate import ModelSource
 from mlc.tasks.scores_rankings import score_rankings
 
 
-class RetrievalTraining:
-    """The work of a `FinetuneRecipe` of this kind; see `mlc.engine.work.Work`."""
-
-    rules = RULES
+class RetrievalTraining(FinetuneWork):
+    """The work of a `FinetuneRecipe` of this kind."""
 
     def __init__(self, recipe: FinetuneRecipe) -> None:
-        self.recipe = recipe
-        self._data: FinetuneData
+        super().__init__(recipe)
         self._start: RetrievalStart
         self._samples: RetrievalSamples
 
     def check(self, world_size: int) -> None:
         """Read the data and the tokenizer; nothing of the model but its configuration."""
         recipe = self.recipe
-        goes_on = bool(checkpoint_folders(Path(recipe.run.folder)))
-        check_batch_size(recipe.data.samples_per_step, 1 if goes_on else recipe.data.micro_batches, world_size)
-        deepspeed_config(recipe, world_size)
-        self._data = read_data(recipe)
+        self._read(world_size)
         known = score_rankings([[1, 0]], [[1.0, 0.0]], resamples=2).scores
         if recipe.evaluation.metric and recipe.evaluation.metric not in known:
             found, needed = recipe.evaluation.metric, ", ".join(known)
@@ -85,17 +74,6 @@ class RetrievalTraining:
             seed=self.recipe.run.seed,
             samples_per_step=data.samples_per_step,
         )
-
-    def identity(self) -> dict[str, str]:
-        """Digests of the recipe and of the training examples."""
-        return {"recipe": digest(json.loads(self.recipe.model_dump_json())), "data": self._data.digest}
-
-    def check_continuation(self, start: Start) -> None:
-        """Nothing besides what the rules say."""
-
-    def next_plan(self, first: Plan, world_size: int) -> Plan:
-        """As many micro-batches as keep one as large or smaller."""
-        return micro_batches_as_large(first, world_size, self.recipe.data.samples_per_step)
 
     def build(self, plan: Plan, start: Start | None, ranks: RankInfo, device: torch.device) -> Parts:
         """The engine around the start, batches, steps and the trial."""

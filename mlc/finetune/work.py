@@ -62,24 +62,47 @@ LOW = ("mean_squared_error",)
 """Scores of which a lower one is better; they choose no checkpoint."""
 
 
-class Finetuning:
-    """The work of a `FinetuneRecipe`; see `mlc.engine.work.Work`."""
+class FinetuneWork:
+    """What all kinds of fine-tuning have in common; see `mlc.engine.work.Work`."""
 
     rules = RULES
 
     def __init__(self, recipe: FinetuneRecipe) -> None:
         self.recipe = recipe
         self._data: FinetuneData
+
+    def identity(self) -> dict[str, str]:
+        """Digests of the recipe and of the training examples."""
+        return {"recipe": digest(json.loads(self.recipe.model_dump_json())), "data": self._data.digest}
+
+    def check_continuation(self, start: Start) -> None:
+        """Nothing besides what the rules say."""
+
+    def next_plan(self, first: Plan, world_size: int) -> Plan:
+        """As many micro-batches as keep one as large or smaller."""
+        return micro_batches_as_large(first, world_size, self.recipe.data.samples_per_step)
+
+    def _read(self, world_size: int) -> None:
+        """Refuse sizes and a DeepSpeed file that do not fit, then read the data."""
+        recipe = self.recipe
+        goes_on = bool(checkpoint_folders(Path(recipe.run.folder)))
+        check_batch_size(recipe.data.samples_per_step, 1 if goes_on else recipe.data.micro_batches, world_size)
+        deepspeed_config(recipe, world_size)
+        self._data = read_data(recipe)
+
+
+class Finetuning(FinetuneWork):
+    """The work of a `FinetuneRecipe` whose task has a head."""
+
+    def __init__(self, recipe: FinetuneRecipe) -> None:
+        super().__init__(recipe)
         self._task: LearnedTask
         self._encoder: PieceEncoder
 
     def check(self, world_size: int) -> None:
         """Read the data and the tokenizer; nothing of the model but its configuration."""
         recipe = self.recipe
-        goes_on = bool(checkpoint_folders(Path(recipe.run.folder)))
-        check_batch_size(recipe.data.samples_per_step, 1 if goes_on else recipe.data.micro_batches, world_size)
-        deepspeed_config(recipe, world_size)
-        self._data = read_data(recipe)
+        self._read(world_size)
         self._task = learned_task(recipe, self._data)
         self._check_metric()
         self._source = model_to_open(recipe, "finetuned")
@@ -102,17 +125,6 @@ class Finetuning:
         self._train = training_rows(self.recipe, self._task.rows(self._encoder, data.train))
         self._dev = self._task.rows(self._encoder, data.dev) if data.dev else None
         self._test = self._task.rows(self._encoder, data.test) if data.test else None
-
-    def identity(self) -> dict[str, str]:
-        """Digests of the recipe and of the training examples."""
-        return {"recipe": digest(json.loads(self.recipe.model_dump_json())), "data": self._data.digest}
-
-    def check_continuation(self, start: Start) -> None:
-        """Nothing besides what the rules say."""
-
-    def next_plan(self, first: Plan, world_size: int) -> Plan:
-        """As many micro-batches as keep one as large or smaller."""
-        return micro_batches_as_large(first, world_size, self.recipe.data.samples_per_step)
 
     def build(self, plan: Plan, start: Start | None, ranks: RankInfo, device: torch.device) -> Parts:
         """The engine around the start's encoder with a new head, batches, steps and the trial."""
