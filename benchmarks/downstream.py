@@ -1,11 +1,12 @@
 """What a pre-trained model is good for: tasks fine-tuned on English, scored in many languages, from several starts.
 
     python benchmarks/downstream.py run --start joint=runs/results/joint --start tokens=runs/results/tokens \
-        --start scratch=runs/results/untrained/checkpoints/step-00000000 --seeds 1,2,3
+        --start scratch=runs/results/untrained/checkpoints/step-00000000 --seeds 1,2,3 --jobs 2
 
 Each run is one `mlc finetune` of recipes/finetune_<task>.toml with another model.start, run.seed and run.folder. Runs
-that are done are not repeated, and one that was stopped goes on, so the command can be typed again. The tables have the
-mean over seeds and the sample standard deviation, by language, of the score that the recipe names.
+that are done are not repeated, and one that was stopped goes on, so the command can be typed again. --jobs of them run side
+by side, one core each. The tables have the mean over seeds and the sample standard deviation, by language, of the score
+that the recipe names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--start", action="append", default=[], metavar="NAME=MODEL")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", default="1")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
     arguments = parser.parse_args()
     if arguments.action == "table":
@@ -39,17 +42,22 @@ def main() -> None:
         return
     starts = dict(start.split("=", 1) for start in arguments.start)
     deadline = time.monotonic() + 60 * arguments.minutes
-    for seed in arguments.seeds.split(","):
-        for task in arguments.tasks.split(","):
-            for name, model in starts.items():
-                if time.monotonic() < deadline:
-                    fine_tune(name, model, task, int(seed))
+    runs = [
+        (name, model, task, int(seed))
+        for seed in arguments.seeds.split(",")
+        for task in arguments.tasks.split(",")
+        for name, model in starts.items()
+    ]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        codes = list(pool.map(lambda run: fine_tune(*run, deadline), runs))
+    sys.exit(1 if any(codes) else 0)
 
 
-def fine_tune(name: str, model: str, task: str, seed: int) -> None:
+def fine_tune(name: str, model: str, task: str, seed: int, deadline: float) -> int:
+    """The exit code; 0 without a run where its result is there already or the deadline has passed."""
     folder = ROOT / name / task / f"seed-{seed}"
-    if (folder / "test.json").is_file():
-        return
+    if (folder / "test.json").is_file() or time.monotonic() > deadline:
+        return 0
     started = time.monotonic()
     settings = (f"model.start={model}", f"run.seed={seed}", f"run.folder={folder}")
     command = [sys.executable, "-m", "mlc", "finetune", str(RECIPES / f"finetune_{task}.toml")]
@@ -59,8 +67,7 @@ def fine_tune(name: str, model: str, task: str, seed: int) -> None:
     with (folder.parent / f"seed-{seed}.log").open("a") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     print(f"{folder}: exit code {code} after {time.monotonic() - started:.0f} s", flush=True)
-    if code:
-        sys.exit(code)
+    return code
 
 
 def tables(tasks: list[str]) -> Iterator[str]:
