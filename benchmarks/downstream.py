@@ -1,11 +1,12 @@
 """What a pre-trained model is good for: tasks fine-tuned on English, scored in many languages, from several starts.
 
-    python benchmarks/downstream.py run --start joint=runs/results/joint --start tokens=runs/results/tokens \
-        --start scratch=runs/results/untrained/checkpoints/step-00000000 --seeds 1,2,3 --jobs 2
+    python benchmarks/downstream.py run --seeds 1,2,3 --jobs 2 \
+        --start joint=runs/results/joint --start tokens=runs/results/tokens \
+        --start scratch=runs/results/untrained/checkpoints/step-00000000
 
 Each run is one `mlc finetune` of recipes/finetune_<task>.toml with another model.start, run.seed and run.folder. Runs
-that are done are not repeated, and one that was stopped goes on, so the command can be typed again. --jobs of them run side
-by side, one core each. The tables have the mean over seeds and the sample standard deviation, by language, of the score
+that are done are not repeated, and one that was stopped goes on, so the command can be typed again. So many as --jobs
+says run side by side. The tables have the mean over seeds and the sample standard deviation, by language, of the score
 that the recipe names.
 """
 

@@ -51,7 +51,7 @@ def export_finetuned(
     Args:
         source: fine-tuned.
         out: folder to make; what is there is replaced.
-        formats: transformers, onnx.
+        formats: transformers, onnx; of a re-ranking model also sentence-transformers, whose CrossEncoder opens it.
         dtype: of the safetensors.
         notes: what the model card states about licence, data and scores.
         sample: texts, beside the built-in ones, on which tokenizers and logits are compared.
@@ -61,14 +61,14 @@ def export_finetuned(
         CheckpointError: the checkpoint is missing or damaged.
         MlcError: the export would not give the model's ids or logits; nothing is left behind.
     """
-    if "sentence-transformers" in formats:
+    tuned = load_finetuned(source)
+    if "sentence-transformers" in formats and tuned.task.settings.kind != "ranking":
         raise UsageError(
-            "sentence-transformers opens encoders; the model was fine-tuned for a task",
-            found=source.name,
+            "sentence-transformers opens encoders and re-ranking models; this one was fine-tuned for another task",
+            found=f"{tuned.task.settings.kind}, {source.name}",
             where="--format",
             hint="mlc export MODEL OUT --format transformers, or export what it was fine-tuned from",
         )
-    tuned = load_finetuned(source)
     if tuned.task.settings.cloze is not None:  # its kind is classification, its head the GLM's Part B
         raise UsageError("models for this kind of task are not exported yet", found="cloze", where="MODEL")
     texts = [text for text in (*SAMPLE_TEXTS, *sample) if text.split()]
@@ -123,6 +123,10 @@ def _compare(
         if again.task.settings != tuned.task.settings:
             raise MlcError("the export is of another task", found=str(again.task.settings), where=str(folder))
         comparisons.append(rows.compare(needed, forward_of(again.model), "mlc", LOGIT_LIMITS[dtype]))
+    if "sentence-transformers" in formats:
+        from mlc.export.cross_encoder import compare_cross_encoder
+
+        comparisons.append(compare_cross_encoder(rows, needed, folder, LOGIT_LIMITS[dtype]))
     if "onnx" in formats:
         from mlc.export.onnx_task import check_task_graph, write_task_graph
 

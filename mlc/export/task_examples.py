@@ -13,11 +13,13 @@ from typing import Any
 from mlc.model.int8_weights import INT8_FILE
 
 TEXT, SECOND = '"A text."', '"Another text."'
+QUERY, PASSAGE = '"Who wrote the letter?"', '"The boy wrote a long letter to his friend."'
 TITLES = {
     "classification": "Classification of texts",
     "regression": "A number for each text",
     "token_classification": "Labels of words",
     "question_answering": "Answers to questions, from a text",
+    "ranking": "How well passages answer a query",
 }
 """Of the card, by kind of task."""
 PIPELINES = {
@@ -25,8 +27,9 @@ PIPELINES = {
     "regression": "text-classification",
     "token_classification": "token-classification",
     "question_answering": "question-answering",
+    "ranking": "text-ranking",
 }
-"""The hub's names; transformers 5 has no pipeline for the last."""
+"""The hub's names; transformers 5 has no pipeline for the last two."""
 
 
 def task_examples(
@@ -41,6 +44,8 @@ def task_examples(
         load = _int8_model(auto_class, trust) if is_int8 else [f"model = {auto_class}.from_pretrained(folder{trust})"]
         needed = ["AutoConfig", auto_class, "AutoTokenizer"] if is_int8 else [auto_class, "AutoTokenizer"]
         yield _section("transformers", _transformers(task, load, needed))
+    if "sentence-transformers" in formats:
+        yield _section("sentence-transformers", _cross_encoder(own_code))
     if "onnx" in formats:
         taken = [name for name in inputs if name != "token_type_ids" or not own_code]
         yield _section("onnxruntime", _onnx(task, taken))
@@ -51,18 +56,18 @@ def _section(title: str, code: Sequence[str]) -> list[str]:
 
 
 def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence[str]) -> list[str]:
-    is_question = task["kind"] == "question_answering"
+    by_hand = {"question_answering": _answer, "ranking": _rank}.get(task["kind"])
     start = [
-        *(["import torch"] if is_question or "AutoConfig" in needed else []),
+        *(["import torch"] if by_hand or "AutoConfig" in needed else []),
         *(["from safetensors.torch import load_file"] if "AutoConfig" in needed else []),
-        f"from transformers import {', '.join(needed)}{'' if is_question else ', pipeline'}",
+        f"from transformers import {', '.join(needed)}{'' if by_hand else ', pipeline'}",
         "",
         'folder = "."',
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         *load,
     ]
-    if is_question:
-        return [*start, *_answer()]
+    if by_hand:
+        return [*start, *by_hand()]
     options = {
         "classification": "",
         "regression": ', function_to_apply="none"',
@@ -82,7 +87,7 @@ def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence
 def _answer() -> list[str]:
     """The best span of one window, as BERT's example programs choose it."""
     return [
-        'question, context = "Who wrote the letter?", "The boy wrote a long letter to his friend."',
+        f"question, context = {QUERY}, {PASSAGE}",
         'options = {"truncation": "only_second", "return_offsets_mapping": True, "return_tensors": "pt"}',
         "batch = tokenizer(question, context, **options)",
         'places = batch.pop("offset_mapping")[0].tolist()',
@@ -96,6 +101,29 @@ def _answer() -> list[str]:
         "first, last = divmod(int(score.masked_fill(~possible, -torch.inf).argmax()), len(ends))",
         "answers = [context[places[first][0] : places[last][1]]]",
         "print(answers)",
+    ]
+
+
+def _rank() -> list[str]:
+    return [
+        f"query, passages = {QUERY}, [{PASSAGE}]",
+        'options = {"padding": True, "truncation": True, "return_tensors": "pt"}',
+        "batch = tokenizer([query] * len(passages), passages, **options)",
+        "with torch.inference_mode():",
+        "    answers = model.eval()(**batch).logits[:, 0].tolist()",
+        "print(answers)  # higher = a better answer",
+    ]
+
+
+def _cross_encoder(own_code: bool) -> list[str]:
+    trust = ", trust_remote_code=True" if own_code else ""
+    return [
+        "from sentence_transformers import CrossEncoder",
+        "",
+        'folder = "."',
+        f"cross_encoder = CrossEncoder(folder{trust})",
+        f"ranked = cross_encoder.rank({QUERY}, [{PASSAGE}])",
+        "print(ranked)",
     ]
 
 

@@ -20,6 +20,7 @@ from mlc.tasks.examples import (
     ClassificationExample,
     Place,
     QuestionExample,
+    RankingExample,
     RegressionExample,
     TaskExample,
     TaskKind,
@@ -55,7 +56,7 @@ def head_outputs(kind: TaskKind) -> HeadOutputs:
         UsageError: models for this kind are not exported.
     """
     match kind:
-        case "classification" | "regression":
+        case "classification" | "regression" | "ranking":
             return HeadOutputs(("logits",), of_columns=False)
         case "token_classification":
             return HeadOutputs(("logits",), of_columns=True)
@@ -65,12 +66,12 @@ def head_outputs(kind: TaskKind) -> HeadOutputs:
 
 
 def sample_examples(settings: TaskSettings, texts: Sequence[str]) -> list[TaskExample]:
-    """Examples without gold answers; second texts, and questions, are the texts one place on.
+    """Examples without gold answers; second texts, passages and questions are the texts one place on.
 
     Raises:
         UsageError: as in `head_outputs`.
     """
-    seconds = [*texts[1:], texts[0]]
+    seconds = _one_on(texts)
     places = [Place("sample", number + 1) for number in range(len(texts))]
     match settings.kind:
         case "classification" | "regression":
@@ -85,6 +86,11 @@ def sample_examples(settings: TaskSettings, texts: Sequence[str]) -> list[TaskEx
             return [
                 QuestionExample(str(place.line), question, context, None, place)
                 for question, context, place in zip(seconds, texts, places, strict=True)
+            ]
+        case "ranking":
+            return [
+                RankingExample(query, (passage,), (), place)
+                for query, passage, place in zip(texts, seconds, places, strict=True)
             ]
     raise UsageError("models for this kind of task are not exported yet", found=settings.kind, where="MODEL")
 
@@ -105,6 +111,11 @@ class SampleRows:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def seconds(self) -> list[str]:
+        """The other text of each row of two."""
+        return _one_on(self.texts)
 
     def batch(self, places: Sequence[int]) -> dict[str, Tensor]:
         """Inputs of some rows."""
@@ -152,18 +163,20 @@ def compare_ids(rows: SampleRows, encoder: PieceEncoder, reopened: Any, where: s
     Raises:
         MlcError: they differ.
     """
-    texts = rows.texts
-    seconds = [*texts[1:], texts[0]]
-    calls: list[tuple[list[str], ...]] = [(texts,), (texts, seconds)]
+    calls: list[tuple[list[str], ...]] = [(rows.texts,), (rows.texts, rows.seconds)]
     for call in calls:
         needed = encoder.tokenizer(*call, truncation=True)["input_ids"]
         if reopened(*call, truncation=True)["input_ids"] != needed:
             raise MlcError("the exported tokenizer gives other ids", where=where)
-    if rows.settings.kind in ("classification", "regression"):
+    if rows.settings.kind in ("classification", "regression", "ranking"):
         call = calls[rows.settings.has_pairs]
         if reopened(*call, truncation=True)["input_ids"] != rows.ids():
             raise MlcError("the exported tokenizer gives other ids than rows had in fine-tuning", where=where)
-    return Comparison("token ids", "transformers", len(texts), 0.0, None, 0.0)
+    return Comparison("token ids", "transformers", len(rows.texts), 0.0, None, 0.0)
+
+
+def _one_on(texts: Sequence[str]) -> list[str]:
+    return [*texts[1:], texts[0]]
 
 
 def forward_of(model: Any) -> Forward:

@@ -26,6 +26,7 @@ LABELS: dict[TaskKind, tuple[str, ...]] = {
     "regression": (),
     "token_classification": ("B-LOC", "B-PER", "I-LOC", "I-PER", "O"),
     "question_answering": (),
+    "ranking": (),
 }
 TEST_SETS: dict[str, Any] = {
     "step": None,

@@ -16,6 +16,7 @@ import pytest
 import torch
 from exports_for_tests import BLOCK
 from finetuned_for_tests import LABELS, MAX_TOKENS, STEP, make_finetuned
+from sentence_transformers import CrossEncoder
 from small_models import TRAINING_TEXTS
 from transformers import AutoTokenizer, BertModel, PreTrainedModel, XLMRobertaForTokenClassification, pipeline
 
@@ -27,12 +28,12 @@ from mlc.export.hugging_face import ExportReport, export_model
 from mlc.export.onnx_task import TaskGraph
 from mlc.export.task_outputs import Inputs, SampleRows, head_outputs
 from mlc.export.transformers_folder import Dtype, auto_class_name, write_pretrained
-from mlc.tasks.examples import ClassificationExample, Place, RegressionExample, TaskKind
+from mlc.tasks.examples import ClassificationExample, Place, RankingExample, RegressionExample, TaskKind
 from mlc.tasks.learned.predict import Predictor
 from mlc.tasks.locate import find_model
 
 KINDS: tuple[TaskKind, ...] = tuple(LABELS)
-PAIRS: tuple[TaskKind, ...] = ("regression",)
+PAIRS: tuple[TaskKind, ...] = ("regression", "ranking")
 IN_INT8: TaskKind = "token_classification"
 
 
@@ -46,6 +47,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[TaskKind, ExportR
         reports[kind] = export_model(
             run,
             home / f"out-{kind}",
+            formats=["sentence-transformers" if kind == "ranking" else "transformers"],
             dtype="int8" if kind == IN_INT8 else "fp32",
             notes=CardNotes("cc-by-4.0", "Made-up sentences."),
         )
@@ -68,10 +70,11 @@ def test_cards_run_where_this_package_does_not_exist(exported: dict[TaskKind, Ex
     texts = list(TRAINING_TEXTS)
     script = [BLOCK, "import os"]
     for kind, report in exported.items():
-        (example,) = re.findall(r"```python\n(.*?)```", (report.folder / "README.md").read_text(), re.DOTALL)
+        examples = re.findall(r"```python\n(.*?)```", (report.folder / "README.md").read_text(), re.DOTALL)
+        assert len(examples) == len(report.formats)
         given = (texts, texts[::-1]) if kind in (*PAIRS, "question_answering") else (texts,)
         out = str(tmp_path / f"{kind}.npz")
-        script += [f"os.chdir({str(report.folder)!r})", example, f"given, out = {given!r}, {out!r}", LOGITS]
+        script += [f"os.chdir({str(report.folder)!r})", *examples, f"given, out = {given!r}, {out!r}", LOGITS]
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-I", "-c", "\n".join(script)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -170,6 +173,21 @@ def test_what_a_graph_of_the_glm_is_made_of_gives_the_logits(
     assert result.texts == len(TRAINING_TEXTS)
 
 
+@pytest.mark.parametrize("start", ["glm", "xlmr"])
+def test_a_cross_encoder_ranks_as_the_run_does(start: str, tmp_path: Path) -> None:
+    run = make_finetuned(tmp_path / "run", "ranking", start=start, pairs=True)
+    report = export_model(run, tmp_path / "out", formats=["sentence-transformers"])
+    assert "sentence-transformers" in {found.opened_by for found in report.comparisons}
+    query, *passages = TRAINING_TEXTS
+    example = RankingExample(query, tuple(passages), (), Place("made up", 1))
+    (scores,) = Predictor.load(run, device="cpu").predict([example])
+    assert np.ptp(scores) > 1e-3  # ranks tell something
+    ranked = CrossEncoder(str(report.folder), device="cpu").rank(query, passages, activation_fn=torch.nn.Identity())
+    for entry in ranked:
+        assert entry["score"] == pytest.approx(scores[entry["corpus_id"]], abs=1e-5)
+    np.testing.assert_allclose([entry["score"] for entry in ranked], sorted(scores, reverse=True), atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["glm", "xlmr"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -223,7 +241,7 @@ def test_what_is_no_export_is_not_replaced(tmp_path: Path) -> None:
     model = run / "checkpoints" / f"step-{STEP:08d}" / "model"
     with pytest.raises(UsageError, match="replaces exports only"):
         export_model(run, model, overwrite=True)
-    with pytest.raises(UsageError, match="opens encoders"):
+    with pytest.raises(UsageError, match="opens encoders and re-ranking models"):
         export_model(run, tmp_path / "out", formats=["sentence-transformers"])
     assert find_model(run).step == STEP
     assert Predictor.load(run, device="cpu").task.settings.max_tokens == MAX_TOKENS
