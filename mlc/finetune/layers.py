@@ -1,6 +1,6 @@
 """Which layer a parameter belongs to, and what follows: what is frozen, and how fast the others learn.
 
-In:  a model of transformers with a head, the recipe's sections.
+In:  a model of transformers with a head, or an encoder that is trained for retrieval; the recipe's sections.
 Out: parameters with requires_grad set, and parameter groups.
 
 Depths: 0 = embeddings, k = block k of the encoder, number of blocks + 1 = everything else (final norm, head).
@@ -15,6 +15,7 @@ from torch import nn
 
 from mlc.errors import RecipeError
 from mlc.finetune.recipe import FinetuneOptimizerSection, FreezeSection
+from mlc.model.training_model import TrainingModel
 
 ADAPTER_MARK = "lora_"
 """Part of the names of LoRA's matrices in peft."""
@@ -51,7 +52,7 @@ def depths(model: nn.Module, config: Any) -> dict[int, int]:
 
 
 def head_of(model: nn.Module) -> set[int]:
-    """Ids of the parameters of the task's head: all that the model has besides its base model and adapters."""
+    """Ids of the parameters of the task's head: all that the model has besides its encoder and adapters."""
     base = {id(parameter) for parameter in _base(model).parameters()}
     return {
         id(parameter)
@@ -91,6 +92,9 @@ def parameter_groups(
 
     Returns:
         Groups with "params", "weight_decay", "learning_rate_scale" and "first_step".
+
+    Raises:
+        RecipeError: everything is frozen.
     """
     plain = optimizer.layer_decay == 1 and optimizer.embedding_learning_rate_scale == 1
     uniform = plain and not freezing.unfreeze_every_steps
@@ -111,6 +115,8 @@ def parameter_groups(
         is_matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
         decay = optimizer.weight_decay if is_matrix else 0.0
         groups.setdefault((decay, scale, below_top * freezing.unfreeze_every_steps), []).append(parameter)
+    if not groups:
+        raise RecipeError("nothing is left to learn", found="all parameters frozen", where="freeze")
     return [
         {"params": parameters, "weight_decay": decay, "learning_rate_scale": scale, "first_step": first_step}
         for (decay, scale, first_step), parameters in groups.items()
@@ -124,8 +130,10 @@ def _embeddings(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _base(model: Any) -> Any:
-    """The pre-trained encoder inside a model with a head, or with a decoder."""
+    """The pre-trained encoder inside a model with a head, with a decoder, or one that is trained for retrieval."""
     inner = _inner(model)
+    if isinstance(inner, TrainingModel):
+        return inner.backbone
     return inner.get_encoder() if inner.config.is_encoder_decoder else getattr(inner, inner.base_model_prefix)
 
 

@@ -259,16 +259,15 @@ class FinetuneRecipe(RunRecipe):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _retrieval_learns_whole(self) -> Self:
+    def _retrieval_has_no_head(self) -> Self:
         if self.task.kind != "retrieval":
             return self
         set_keys = {
             "lora": self.lora != LoraSection(),
-            "freeze": self.freeze != FreezeSection(),
-            "optimizer.layer_decay": self.optimizer.layer_decay != 1,
+            "freeze.encoder": self.freeze.encoder,
             "optimizer.head_learning_rate_scale": self.optimizer.head_learning_rate_scale != 1,
         }
         strange = [key for key, is_set in set_keys.items() if is_set]
         if strange:
-            raise ValueError(f'{", ".join(strange)}: task.kind = "retrieval" trains the whole encoder, without a head')
+            raise ValueError(f'{", ".join(strange)}: task.kind = "retrieval" trains the encoder itself, without a head')
         return self

@@ -21,13 +21,14 @@ import torch.distributed as dist
 from mlc.checkpoint.record import Plan
 from mlc.data.batches import BatchBuilder, RankBatch
 from mlc.distributed.ranks import RankInfo
-from mlc.engine.construct import engine_around, parameter_groups
+from mlc.engine.construct import engine_around
 from mlc.engine.engine_state import EngineState
 from mlc.engine.resume import Start
 from mlc.engine.signals import RankSignals
 from mlc.engine.step import Totals, TrainingStep, count_totals
 from mlc.engine.work import Parts, StepResult
 from mlc.errors import RecipeError
+from mlc.finetune.layers import freeze, parameter_groups
 from mlc.finetune.recipe import FinetuneRecipe
 from mlc.finetune.resolve import model_to_open, resolved_schedule
 from mlc.finetune.retrieval_model import RetrievalStart, open_start, retrieval_model
@@ -84,7 +85,9 @@ class RetrievalTraining(FinetuneWork):
             source = ModelSource("checkpoint", str(start.folder / "model"))
             opened = open_start(source, recipe.model, data.max_tokens)
         model = retrieval_model(opened, dropout=recipe.model.dropout, seed=recipe.run.seed)
-        engine = engine_around(model, parameter_groups(model, recipe.optimizer), recipe, ranks, device)
+        freeze(model, model.backbone_config, recipe.freeze)
+        groups = parameter_groups(model, model.backbone_config, recipe.optimizer, recipe.freeze)
+        engine = engine_around(model, groups, recipe, ranks, device)
         objectives = objectives_of(recipe)
         batches = BatchBuilder(
             self._samples,

@@ -132,8 +132,6 @@ class Finetuning(FinetuneWork):
         recipe = self.recipe.model_copy(update={"data": data})
         model, lora = self._model(start)
         groups = parameter_groups(model, model.config, recipe.optimizer, recipe.freeze)
-        if not groups:
-            raise RecipeError("nothing is left to learn", found="all parameters frozen", where="freeze")
         scored = self._dev is not None or self._test is not None
         self._copy = WholeCopy(model) if scored and isinstance(self._task, WritingTask) else None
         engine = engine_around(model, groups, recipe, ranks, device)
@@ -197,9 +195,8 @@ class Finetuning(FinetuneWork):
             "data": {"examples": len(self._data.train), "sha256": self._data.digest},
         }
         write_finetuned_description(folder, config, {**info, **stated})
-        with (
-            TemporaryDirectory() as name
-        ):  # transformers would make the folder, which a newer start may have taken away
+        # Copied by hand: transformers would make the folder, which a newer start may have taken away.
+        with TemporaryDirectory() as name:
             self._encoder.tokenizer.save_pretrained(name)
             for file in Path(name).iterdir():
                 if file.is_file():
@@ -207,16 +204,13 @@ class Finetuning(FinetuneWork):
 
     def _cuts(self) -> list[str]:
         """What became of texts that are longer than the model takes."""
-        notes = []
+        notes, longest = [], self.recipe.data.max_tokens
         for name, rows in (("train", self._train), ("dev", self._dev), ("test", self._test)):
             if rows is None:
                 continue
             cut, split = getattr(rows, "cut", 0), getattr(rows, "split", 0)
             if cut:
-                notes.append(f"{name}: {cut} of {len(rows)} rows were cut to data.max_tokens = {self._longest()}")
+                notes.append(f"{name}: {cut} of {len(rows)} rows were cut to data.max_tokens = {longest}")
             if split:
-                notes.append(f"{name}: {split} sentences are longer than {self._longest()} tokens: several rows each")
+                notes.append(f"{name}: {split} sentences are longer than {longest} tokens: several rows each")
         return notes
-
-    def _longest(self) -> int:
-        return self.recipe.data.max_tokens

@@ -29,6 +29,7 @@ from mlc.finetune.recipe import FinetuneModelSection, FinetuneRecipe
 from mlc.finetune.retrieval import RetrievalTraining, objectives_of
 from mlc.finetune.retrieval_model import open_start
 from mlc.finetune.work import Finetuning
+from mlc.model.saving import load_training_model
 from mlc.recipe import ModelSection
 from mlc.tasks.encoder import Representation, TextEncoder
 from mlc.tasks.examples import RankingExample
@@ -70,7 +71,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in (4, 5, 6):
             shutil.rmtree(resumed / "checkpoints" / step_name(step))
         run(resumed.name, 2, "retrieval", **two)
-        run("glm-start", 1, "retrieval", model={"start": str(folder / "glm")}, schedule={"total_steps": 2})
+        glm = {"model": {"start": str(folder / "glm")}, "schedule": {"total_steps": 2}}
+        run("glm-start", 1, "retrieval", **glm)
+        run("glm-frozen", 2, "retrieval", **glm, freeze={"layers": 1})
     return folder
 
 
@@ -217,3 +220,15 @@ def test_a_start_with_pooling_and_projection_keeps_them(folder: Path) -> None:
     assert before.encode(texts).shape == after.encode(texts).shape == (2, GLM.projection_size)
     assert np.abs(before.encode(texts) - after.encode(texts)).max() > 1e-3
     assert before.model.tokenizer.tokenize(texts) == after.model.tokenizer.tokenize(texts)
+
+
+def test_frozen_layers_of_a_bi_encoder_stay_bit_identical(folder: Path) -> None:
+    """Under ZeRO-3 on two ranks; its token heads are never trained."""
+    before, after = (
+        load_training_model(find_model(folder / name).folder)[0].state_dict() for name in ("glm", "glm-frozen")
+    )
+    parts = ("backbone.embeddings.", "backbone.blocks.0.", "glm_", "mlm_")
+    frozen = {name for name in before if name.startswith(parts)}
+    assert len(frozen) > 10
+    for name, value in before.items():
+        assert torch.equal(after[name], value) == (name in frozen), name

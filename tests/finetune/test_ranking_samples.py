@@ -174,8 +174,8 @@ def test_queries_without_wrong_passages_cannot_be_re_ranked(folder: Path) -> Non
     ("kind", "section", "values"),
     [
         ("retrieval", "lora", {"rank": 4}),
-        ("retrieval", "freeze", {"layers": 1}),
-        ("retrieval", "optimizer", {"layer_decay": 0.9}),
+        ("retrieval", "freeze", {"encoder": True}),
+        ("retrieval", "optimizer", {"head_learning_rate_scale": 2.0}),
         ("retrieval", "ranking", {"loss": "binary"}),
         ("reranking", "ranking", {"temperature": 0.1}),
         ("reranking", "ranking", {"negatives_per_query": 0}),
