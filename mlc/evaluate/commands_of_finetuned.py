@@ -1,4 +1,4 @@
-"""`mlc evaluate classification | regression | ner | qa | xnli | pawsx | sentiment | topics | fake-news`.
+"""`mlc evaluate classification | regression | ner | qa | reranking | xnli | pawsx | sentiment | topics | fake-news`.
 
 In:  the command line: a fine-tuned model, test data of its task.
 Out: a table on standard output, JSON files where asked; MlcError goes up to mlc.cli, which owns exit codes.
@@ -140,6 +140,21 @@ def qa(options: FinetunedOptions) -> TaskResult:
     from mlc.evaluate.finetuned_tasks import QA
 
     return run_finetuned(QA, options)
+
+
+@evaluation_command(
+    app,
+    "mlc evaluate reranking --model runs/reranker --data passages.jsonl --metric ndcg@10",
+    options=FinetunedOptions,
+)
+def reranking(options: FinetunedOptions) -> TaskResult:
+    """Passages ordered by how well they answer a query: MRR, MAP, nDCG@k, recall@k.
+
+    Data: JSON lines of {"lang"?, "query", "positives", "negatives"}, or another form of docs/task_data.md.
+    """
+    from mlc.evaluate.finetuned_tasks import RERANKING
+
+    return run_finetuned(RERANKING, options)
 
 
 @evaluation_command(

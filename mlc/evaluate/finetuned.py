@@ -24,14 +24,15 @@ from mlc.evaluate.results import ModelFacts, TaskResult
 from mlc.evaluate.results import Scores as Figures
 from mlc.files import write_atomically
 from mlc.tasks.example_sets import check_labels
-from mlc.tasks.examples import QuestionExample, TaskExample
+from mlc.tasks.examples import QuestionExample, RankingExample, TaskExample
 from mlc.tasks.features_spans import Answered
 from mlc.tasks.learned.predict import Predictor, check_texts
+from mlc.tasks.learned.ranking import check_groups
 from mlc.tasks.scores import Scores, difference, interval
 
 ALL = "all"
 """Name of the set of examples whose language is not known, as in test.json."""
-UNITS = {"token_classification": "words", "question_answering": "questions"}
+UNITS = {"token_classification": "words", "question_answering": "questions", "ranking": "pairs"}
 """What loses its end where it is longer than the model takes."""
 
 
@@ -76,9 +77,11 @@ def check_fit(predictor: Predictor, examples: Sequence[TaskExample]) -> None:
     """Refuse examples that the model cannot answer, before any is answered.
 
     Raises:
-        DataError: a label outside the model's set, or another number of texts; with file and line.
+        DataError: a label outside the model's set, another number of texts, or a query without right or without wrong
+            passages; with file and line.
     """
     check_texts(examples, predictor.task)
+    check_groups([example for example in examples if isinstance(example, RankingExample)])
     if predictor.task.settings.labels:
         check_labels(examples, predictor.task.settings.labels)
 

@@ -60,6 +60,7 @@ CLASSIFICATION = FinetunedTask("classification", "classification")
 REGRESSION = FinetunedTask("regression", "regression")
 NER = FinetunedTask("ner", "token_classification")
 QA = FinetunedTask("qa", "question_answering")
+RERANKING = FinetunedTask("reranking", "ranking")
 
 
 def check_model(task: FinetunedTask, found: TaskSettings, where: str) -> None:
@@ -71,7 +72,7 @@ def check_model(task: FinetunedTask, found: TaskSettings, where: str) -> None:
     Raises:
         UsageError: it was; the command for what it was fine-tuned for is named.
     """
-    general = {one.kind: one.name for one in (CLASSIFICATION, REGRESSION, NER, QA)}
+    general = {one.kind: one.name for one in (CLASSIFICATION, REGRESSION, NER, QA, RERANKING)}
     hint = f"mlc evaluate {general[found.kind]} --model {where} --data ..." if found.kind in general else None
     if found.kind != task.kind:
         raise UsageError(

@@ -88,8 +88,8 @@ def task_functions() -> dict[str, Run]:
     found: tuple[Run, ...] = (
         pairs.mining, pairs.sts, pairs.documents, pairs.alignment, pairs.passages,
         texts.clusters, texts.probe, texts.latency,
-        finetuned.classification, finetuned.regression, finetuned.ner, finetuned.qa, finetuned.xnli, finetuned.pawsx,
-        finetuned.sentiment, finetuned.topics, finetuned.fake_news,
+        finetuned.classification, finetuned.regression, finetuned.ner, finetuned.qa, finetuned.reranking,
+        finetuned.xnli, finetuned.pawsx, finetuned.sentiment, finetuned.topics, finetuned.fake_news,
     )  # fmt: skip
     return {"retrieval": retrieval, **{function.__name__.replace("_", "-"): function for function in found}}
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from finetune_for_tests import write_questions, write_scores, write_words
+from ranking_for_tests import write_rankings
 from saved_finetuned import save_finetuned
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score
@@ -152,6 +153,26 @@ def test_regression_words_and_questions(tmp_path: Path) -> None:
     assert all(line["answer"] in line["context"] for line in answers)
     exact = [line["answer"] == line["answers"][0]["text"] for line in answers]
     assert found["scores"]["exact_match"]["value"] == pytest.approx(np.mean(exact))
+
+
+def test_passages_of_queries_are_ranked(tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    model = save_finetuned(tmp_path / "ranks", "ranking", pairs=True)
+    data = write_rankings(tmp_path / "passages.jsonl", 8)
+    _, found = run(tmp_path, "reranking", model, "--data", data, "--predictions", out)
+    ranks = []
+    for line in read_lines(out):
+        right, wrong = line["answer"][: len(line["positives"])], line["answer"][len(line["positives"]) :]
+        ranks.append(1 + sum(score >= max(right) for score in wrong))  # a tie counts against the model
+    assert len(ranks) == 8
+    assert len(set(ranks)) > 1
+    assert found["scores"]["mrr"]["value"] == pytest.approx(np.mean(1 / np.array(ranks)))
+    with data.open("a") as file:
+        file.write('{"query": "q", "positives": ["p"], "negatives": []}\n')
+    with pytest.raises(DataError, match=r"passages\.jsonl:9"):
+        run(tmp_path, "reranking", model, "--data", data)
+    with pytest.raises(UsageError, match=r"evaluate reranking"):
+        run(tmp_path, "regression", model, "--data", write_scores(tmp_path / "sts.jsonl"))
 
 
 def test_a_model_of_another_task_is_refused_with_the_right_command(folder: Path, tmp_path: Path) -> None:
