@@ -23,7 +23,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
 TASKS = ("sentiment", "topics", "ner", "xnli", "pawsx")
+MEANS = {"macro": "mean", "zero_shot": "mean of those not trained on"}
 ROOT = Path("runs/downstream")
 RECIPES = Path("recipes")
 
@@ -35,11 +39,14 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--plot", type=Path, help="SVG of the zero-shot means to write, with table")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
     arguments = parser.parse_args()
     if arguments.action == "table":
         for line in tables(arguments.tasks.split(",")):
             print(line)
+        if arguments.plot:
+            draw(arguments.tasks.split(","), arguments.plot)
         return
     starts = dict(start.split("=", 1) for start in arguments.start)
     deadline = time.monotonic() + 60 * arguments.minutes
@@ -72,32 +79,55 @@ def fine_tune(name: str, model: str, task: str, seed: int, deadline: float) -> i
 
 
 def tables(tasks: list[str]) -> Iterator[str]:
-    starts = sorted(path.name for path in ROOT.iterdir() if path.is_dir())
-    for task in tasks:
-        found = {start: results(start, task) for start in starts}
-        found = {start: runs for start, runs in found.items() if runs}
-        if not found:
-            continue
+    """A table a task: languages as rows, starts as columns."""
+    for task, found in runs_of(tasks).items():
         first = next(iter(found.values()))[0]
-        columns = ["macro", "zero-shot", *first["languages"]]
-        yield f"\n### {task}: {first['score']}\n"
-        yield "| start | seeds | " + " | ".join(columns) + " |"
-        yield "|---|---|" + "---|" * len(columns)
-        for start, runs in found.items():
-            cells = [cell([value_of(run, column) for run in runs]) for column in columns]
-            yield f"| {start} | {len(runs)} | " + " | ".join(cells) + " |"
+        seeds = ", ".join(f"{start} {len(runs)}" for start, runs in found.items())
+        yield f"\n### {task}: {first['score']}\n\nSeeds: {seeds}.\n"
+        yield f"| language | {' | '.join(found)} |"
+        yield f"|{'---|' * (1 + len(found))}"
+        for row in (*MEANS, *first["languages"]):
+            cells = [cell([value_of(run, row) for run in runs]) for runs in found.values()]
+            yield f"| {MEANS.get(row, row)} | {' | '.join(cells)} |"
+
+
+def draw(tasks: list[str], file: Path) -> None:
+    """Zero-shot means as bars, with the standard deviation over seeds."""
+    found = runs_of(tasks)
+    starts = list(dict.fromkeys(start for of_task in found.values() for start in of_task))
+    width = 0.8 / len(starts)
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, start in enumerate(starts):
+        values = [[value_of(run, "zero_shot") for run in of_task[start]] for of_task in found.values()]
+        places = [place + (number - (len(starts) - 1) / 2) * width for place in range(len(found))]
+        deviations = [statistics.stdev(runs) if len(runs) > 1 else 0 for runs in values]
+        axes.bar(places, [statistics.mean(runs) for runs in values], width * 0.92, yerr=deviations, label=start)
+    axes.set_xticks(range(len(found)), [f"{task}\n{first_score(of_task)}" for task, of_task in found.items()])
+    axes.set_title("Mean over languages that were not trained on", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with rc_context({"svg.hashsalt": "mlc"}):  # the same bytes for the same data
+        figure.savefig(file, metadata={"Date": None})
+
+
+def runs_of(tasks: list[str]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """{task: {start: results of its seeds}}, of what is there."""
+    starts = sorted(path.name for path in ROOT.iterdir() if path.is_dir())
+    found = {task: {start: runs for start in starts if (runs := results(start, task))} for task in tasks}
+    return {task: of_task for task, of_task in found.items() if of_task}
+
+
+def first_score(of_task: dict[str, list[dict[str, Any]]]) -> str:
+    return str(next(iter(of_task.values()))[0]["score"])
 
 
 def results(start: str, task: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((ROOT / start / task).glob("seed-*/test.json"))]
 
 
-def value_of(run: dict[str, Any], column: str) -> float:
-    if column == "macro":
-        return float(run["macro"]["value"])
-    if column == "zero-shot":
-        return float(run["zero_shot"]["value"])
-    return float(run["languages"][column]["value"])
+def value_of(run: dict[str, Any], row: str) -> float:
+    return float((run if row in MEANS else run["languages"])[row]["value"])
 
 
 def cell(values: list[float]) -> str:

@@ -54,16 +54,20 @@ LOGIT_LIMITS = {
 """Of a head's outputs, which no norm brings back to 1; relative to the largest."""
 
 
+EQUAL = ("token ids", "translations")
+"""What has to be the same, not near."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What was compared, and how near it was.
 
     Attributes:
-        what: token ids, embeddings, last hidden states, logits.
+        what: token ids, embeddings, last hidden states, logits, translations.
         opened_by: the program that read the export.
         texts: how many.
         max_difference: largest difference between two elements.
-        mean_cosine: mean over the texts of the cosine of both vectors; None for ids and states.
+        mean_cosine: mean over the texts of the cosine of both vectors; None for ids, states and translations.
         limit: of `max_difference`.
     """
 
@@ -75,8 +79,8 @@ class Comparison:
     limit: float
 
     def __str__(self) -> str:
-        if self.what == "token ids":
-            return f"{self.opened_by}: token ids equal on {self.texts} texts"
+        if self.what in EQUAL:
+            return f"{self.opened_by}: {self.what} equal on {self.texts} texts"
         cosine = "" if self.mean_cosine is None else f", mean cosine {self.mean_cosine:.6f}"
         return (
             f"{self.opened_by}: {self.what} of {self.texts} texts differ by at most {self.max_difference:.1g} "

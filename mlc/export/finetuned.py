@@ -25,12 +25,14 @@ from mlc.export.compare import LOGIT_LIMITS, Comparison
 from mlc.export.folder import checked_folder
 from mlc.export.report import ExportReport, holds_weights
 from mlc.export.task_card import TaskCardModel, task_card
-from mlc.export.task_outputs import SampleRows, compare_ids, forward_of
+from mlc.export.task_outputs import SampleRows, compare_ids, compare_written, forward_of
 from mlc.export.transformers_folder import CARD, Dtype, has_own_code, open_pretrained, write_pretrained
 from mlc.files import write_json
+from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.saving import FINETUNED_FORMAT, SHAPES
 from mlc.tasks.fast_tokenizer import SAMPLE_TEXTS
 from mlc.tasks.learned.models import FinetunedModel, load_finetuned
+from mlc.tasks.learned.translation import EncoderDecoderTranslation, PartBTranslation
 from mlc.tasks.locate import DESCRIPTION_FILE, ModelSource, find_model
 
 TEST_FILE = "test.json"
@@ -62,17 +64,11 @@ def export_finetuned(
         MlcError: the export would not give the model's ids or logits; nothing is left behind.
     """
     tuned = load_finetuned(source)
-    if "sentence-transformers" in formats and tuned.task.settings.kind != "ranking":
-        raise UsageError(
-            "sentence-transformers opens encoders and re-ranking models; this one was fine-tuned for another task",
-            found=f"{tuned.task.settings.kind}, {source.name}",
-            where="--format",
-            hint="mlc export MODEL OUT --format transformers, or export what it was fine-tuned from",
-        )
-    if tuned.task.settings.cloze is not None:  # its kind is classification, its head the GLM's Part B
-        raise UsageError("models for this kind of task are not exported yet", found="cloze", where="MODEL")
+    _check_kind(tuned, formats)
     texts = [text for text in (*SAMPLE_TEXTS, *sample) if text.split()]
     rows = SampleRows(tuned.task, tuned.encoder, texts)
+    if isinstance(tuned.task, EncoderDecoderTranslation):  # transformers' generate then writes as the task does
+        tuned.model.generation_config = tuned.task.generation_config(tuned.model, rows.rows)
     with checked_folder(out) as partial:
         if "transformers" in formats:
             write_pretrained(tuned.model, partial, dtype)
@@ -83,12 +79,14 @@ def export_finetuned(
         write_json(partial / DESCRIPTION_FILE, description)
         comparisons = _compare(tuned, rows, partial, formats, dtype)
         weight_bytes = sum(file.stat().st_size for file in partial.rglob("*") if holds_weights(file))
+        config = getattr(tuned.model.config, "encoder", tuned.model.config)
         facts = TaskCardModel(
             auto_class=tuned.task.auto_class.__name__,
-            layers=int(tuned.model.config.num_hidden_layers),
-            width=int(tuned.model.config.hidden_size),
-            vocab_size=int(tuned.model.config.vocab_size),
+            layers=int(config.num_hidden_layers),
+            width=int(config.hidden_size),
+            vocab_size=int(config.vocab_size),
             own_code=has_own_code(tuned.model),
+            needs_package=not has_own_code(tuned.model) and isinstance(config, MlcGlmConfig),
             weight_bytes=sum(file.stat().st_size for file in partial.glob("*.safetensors")),
             inputs=tuple(rows.batch([0])),
         )
@@ -108,6 +106,31 @@ def export_finetuned(
     )
 
 
+def _check_kind(tuned: FinetunedModel, formats: Sequence[str]) -> None:
+    """Refuse tasks without exports, and formats that are not the task's."""
+    settings = tuned.task.settings
+    if settings.cloze is not None or isinstance(tuned.task, PartBTranslation):
+        raise UsageError(
+            "models that write into a blank of the GLM are not exported yet",
+            found="cloze" if settings.cloze is not None else 'translation, decoder = "part_b"',
+            where="MODEL",
+        )
+    if "sentence-transformers" in formats and settings.kind != "ranking":
+        raise UsageError(
+            "sentence-transformers opens encoders and re-ranking models; this one was fine-tuned for another task",
+            found=f"{settings.kind}, {tuned.source.name}",
+            where="--format",
+            hint="mlc export MODEL OUT --format transformers, or export what it was fine-tuned from",
+        )
+    if "onnx" in formats and settings.kind == "translation":
+        raise UsageError(
+            "a model that writes token by token does not fit into one graph",
+            found="translation",
+            where="--format",
+            hint="mlc export MODEL OUT --format transformers",
+        )
+
+
 def _compare(
     tuned: FinetunedModel, rows: SampleRows, folder: Path, formats: Sequence[str], dtype: Dtype
 ) -> list[Comparison]:
@@ -123,6 +146,8 @@ def _compare(
         if again.task.settings != tuned.task.settings:
             raise MlcError("the export is of another task", found=str(again.task.settings), where=str(folder))
         comparisons.append(rows.compare(needed, forward_of(again.model), "mlc", LOGIT_LIMITS[dtype]))
+        if isinstance(tuned.task, EncoderDecoderTranslation) and dtype == "fp32":
+            comparisons.append(compare_written(rows, tuned.task, tuned.model, opened))
     if "sentence-transformers" in formats:
         from mlc.export.cross_encoder import compare_cross_encoder
 

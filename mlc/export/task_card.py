@@ -27,6 +27,7 @@ class TaskCardModel:
         auto_class: name of the class of transformers that opens it.
         layers, width, vocab_size: of the encoder.
         own_code: the model is this project's GLM, whose code lies in the export.
+        needs_package: the GLM is a part of a model of transformers, which looks for no code in the export.
         weight_bytes: of the safetensors; 0 where there are none.
         inputs: names of the tensors that rows of the task have.
     """
@@ -38,6 +39,7 @@ class TaskCardModel:
     own_code: bool
     weight_bytes: int
     inputs: tuple[str, ...]
+    needs_package: bool = False
 
 
 def task_card(
@@ -62,7 +64,7 @@ def task_card(
         _training_data(description, notes),
         _test_scores(description.get("test")),
         *([scores_section(notes.scores, "Further scores")] if notes.scores else []),
-        *task_examples(description, model.auto_class, model.own_code, model.inputs),
+        *task_examples(description, model.auto_class, model.own_code, model.inputs, model.needs_package),
         checks_section(comparisons),
         _limits(description, model),
     ]
@@ -83,8 +85,9 @@ def _facts(description: Mapping[str, Any], model: TaskCardModel) -> list[str]:
     weights = f"{description['dtype']}, {model.weight_bytes / 1e6:.1f} MB" if model.weight_bytes else "ONNX only"
     rounded = [dtype for dtype in description["rounded"] if dtype != description["dtype"]]
     adapters = description.get("merged_lora")
+    directions = f", {', '.join(task['translation']['directions'])}" if task.get("translation") else ""
     facts = {
-        "Task": task["kind"] + (", of two texts" if task["has_pairs"] else ""),
+        "Task": task["kind"] + (", of two texts" if task["has_pairs"] else "") + directions,
         "Labels": ", ".join(f"`{label}`" for label in labels[:MOST_LABELS]) + more if labels else "none",
         "Opened by": f"`{model.auto_class}`",
         "Fine-tuned from": f"`{description['start']}`"
@@ -143,6 +146,12 @@ def _limits(description: Mapping[str, Any], model: TaskCardModel) -> list[str]:
         )
     if kind == "question_answering":
         limits.append("* The example reads the first window of a context only; `mlc` reads all of them.")
+    if kind == "translation":
+        limits.append(
+            "* Directions other than those above were never trained. What is written may be fluent and wrong."
+        )
+    if model.needs_package:
+        limits.append("* The encoder is the GLM of the `mlc` package, which has to be installed.")
     if model.own_code:
         limits.append(
             "* `trust_remote_code=True` runs the Python files of this folder. Where the `mlc` package is installed, "

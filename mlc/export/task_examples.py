@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlc.model.int8_weights import INT8_FILE
+from mlc.tasks.learned.translation_settings import tag
 
 TEXT, SECOND = '"A text."', '"Another text."'
 QUERY, PASSAGE = '"Who wrote the letter?"', '"The boy wrote a long letter to his friend."'
@@ -20,6 +21,7 @@ TITLES = {
     "token_classification": "Labels of words",
     "question_answering": "Answers to questions, from a text",
     "ranking": "How well passages answer a query",
+    "translation": "Translation",
 }
 """Of the card, by kind of task."""
 PIPELINES = {
@@ -28,22 +30,26 @@ PIPELINES = {
     "token_classification": "token-classification",
     "question_answering": "question-answering",
     "ranking": "text-ranking",
+    "translation": "translation",
 }
-"""The hub's names; transformers 5 has no pipeline for the last two."""
+"""The hub's names; transformers 5 has no pipeline for the last three."""
 
 
 def task_examples(
-    description: Mapping[str, Any], auto_class: str, own_code: bool, inputs: Sequence[str]
+    description: Mapping[str, Any], auto_class: str, own_code: bool, inputs: Sequence[str], needs_package: bool = False
 ) -> Iterator[list[str]]:
-    """One section a format."""
+    """One section a format; for the arguments see mlc.export.task_card.TaskCardModel."""
     formats, task = description["formats"], description["task"]
     yield ["## Use", "", "Run in this folder, or put its path in the place of `folder`.", ""]
     if "transformers" in formats:
         trust = ", trust_remote_code=True" if own_code else ""
         is_int8 = description["dtype"] == "int8"
         load = _int8_model(auto_class, trust) if is_int8 else [f"model = {auto_class}.from_pretrained(folder{trust})"]
+        if needs_package:
+            load = ["register_auto_classes()", *load]
         needed = ["AutoConfig", auto_class, "AutoTokenizer"] if is_int8 else [auto_class, "AutoTokenizer"]
-        yield _section("transformers", _transformers(task, load, needed))
+        package = ["from mlc.model.registration import register_auto_classes"] if needs_package else []
+        yield _section("transformers", [*package, *_transformers(task, load, needed)])
     if "sentence-transformers" in formats:
         yield _section("sentence-transformers", _cross_encoder(own_code))
     if "onnx" in formats:
@@ -56,7 +62,7 @@ def _section(title: str, code: Sequence[str]) -> list[str]:
 
 
 def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence[str]) -> list[str]:
-    by_hand = {"question_answering": _answer, "ranking": _rank}.get(task["kind"])
+    by_hand = {"question_answering": _answer, "ranking": _rank, "translation": _translate}.get(task["kind"])
     start = [
         *(["import torch"] if by_hand or "AutoConfig" in needed else []),
         *(["from safetensors.torch import load_file"] if "AutoConfig" in needed else []),
@@ -67,7 +73,7 @@ def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence
         *load,
     ]
     if by_hand:
-        return [*start, *by_hand()]
+        return [*start, *by_hand(task)]
     options = {
         "classification": "",
         "regression": ', function_to_apply="none"',
@@ -84,8 +90,9 @@ def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence
     ]
 
 
-def _answer() -> list[str]:
+def _answer(task: Mapping[str, Any]) -> list[str]:
     """The best span of one window, as BERT's example programs choose it."""
+    del task
     return [
         f"question, context = {QUERY}, {PASSAGE}",
         'options = {"truncation": "only_second", "return_offsets_mapping": True, "return_tensors": "pt"}',
@@ -104,7 +111,8 @@ def _answer() -> list[str]:
     ]
 
 
-def _rank() -> list[str]:
+def _rank(task: Mapping[str, Any]) -> list[str]:
+    del task
     return [
         f"query, passages = {QUERY}, [{PASSAGE}]",
         'options = {"padding": True, "truncation": True, "return_tensors": "pt"}',
@@ -112,6 +120,17 @@ def _rank() -> list[str]:
         "with torch.inference_mode():",
         "    answers = model.eval()(**batch).logits[:, 0].tolist()",
         "print(answers)  # higher = a better answer",
+    ]
+
+
+def _translate(task: Mapping[str, Any]) -> list[str]:
+    language = task["translation"]["directions"][0].split(">")[1]
+    return [
+        f'text = "{tag(language)} " + {TEXT}  # the language to write',
+        f'batch = tokenizer([text], truncation=True, max_length={task["max_tokens"]}, return_tensors="pt")',
+        "written = model.eval().generate(**batch)",
+        "answers = tokenizer.batch_decode(written, skip_special_tokens=True)",
+        "print(answers)",
     ]
 
 

@@ -2,14 +2,14 @@
 
 In:  the task's settings and tokenizer, texts, a model.
 Out: inputs of rows, and named logits.
-Letters: R rows, L columns, C classes.
+Letters: R rows, L columns, T columns of targets, C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,10 +25,12 @@ from mlc.tasks.examples import (
     TaskExample,
     TaskKind,
     TokenExample,
+    TranslationExample,
 )
 from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.learned.predict import to_device
 from mlc.tasks.learned.task import LearnedTask, TaskSettings
+from mlc.tasks.learned.translation import EncoderDecoderTranslation
 
 Inputs = Mapping[str, Tensor]
 Forward = Callable[[Inputs], Mapping[str, Tensor]]
@@ -41,11 +43,12 @@ class HeadOutputs:
 
     Attributes:
         names: of the tensors of logits.
-        of_columns: they are (R, L) or (R, L, C); else (R, C).
+        columns: which tokens of a row they have: none, (R, C); those of the input, (R, L) or (R, L, C); those that are
+            written, (R, T, C).
     """
 
     names: tuple[str, ...]
-    of_columns: bool
+    columns: Literal["none", "input", "target"]
 
 
 def head_outputs(kind: TaskKind) -> HeadOutputs:
@@ -57,11 +60,13 @@ def head_outputs(kind: TaskKind) -> HeadOutputs:
     """
     match kind:
         case "classification" | "regression" | "ranking":
-            return HeadOutputs(("logits",), of_columns=False)
+            return HeadOutputs(("logits",), "none")
         case "token_classification":
-            return HeadOutputs(("logits",), of_columns=True)
+            return HeadOutputs(("logits",), "input")
         case "question_answering":
-            return HeadOutputs(("start_logits", "end_logits"), of_columns=True)
+            return HeadOutputs(("start_logits", "end_logits"), "input")
+        case "translation":
+            return HeadOutputs(("logits",), "target")
     raise UsageError("models for this kind of task are not exported yet", found=kind, where="MODEL")
 
 
@@ -92,6 +97,12 @@ def sample_examples(settings: TaskSettings, texts: Sequence[str]) -> list[TaskEx
                 RankingExample(query, (passage,), (), place)
                 for query, passage, place in zip(texts, seconds, places, strict=True)
             ]
+        case "translation":
+            assert settings.translation is not None
+            return [
+                TranslationExample(source, target, settings.translation.targets[0], place)
+                for source, target, place in zip(texts, seconds, places, strict=True)
+            ]
     raise UsageError("models for this kind of task are not exported yet", found=settings.kind, where="MODEL")
 
 
@@ -102,15 +113,18 @@ class SampleRows:
         task: of the model.
         encoder: its tokenizer.
         texts: at least one; none is white space alone.
+
+    Attributes:
+        rows: of the task.
     """
 
     def __init__(self, task: LearnedTask, encoder: PieceEncoder, texts: Sequence[str]) -> None:
         self.settings, self.texts = task.settings, list(texts)
         self._outputs = head_outputs(task.settings.kind)
-        self._rows = task.rows(encoder, sample_examples(task.settings, texts))
+        self.rows: Any = task.rows(encoder, sample_examples(task.settings, texts))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @property
     def seconds(self) -> list[str]:
@@ -119,25 +133,31 @@ class SampleRows:
 
     def batch(self, places: Sequence[int]) -> dict[str, Tensor]:
         """Inputs of some rows."""
-        return to_device(self._rows.batch(places).inputs, torch.device("cpu"))
+        return to_device(self.rows.batch(places).inputs, torch.device("cpu"))
 
     def ids(self) -> list[list[int]]:
         """Token ids of every row."""
-        lengths = self._rows.lengths.tolist()
+        lengths = self.rows.lengths.tolist()
         return [self.batch([row])["input_ids"][0, :length].tolist() for row, length in enumerate(lengths)]
 
     @torch.inference_mode()
     def logits(self, forward: Forward, rows_per_batch: int = 1) -> dict[str, Tensor]:
         """Logits of all rows by name, in fp32, one behind another without the padding."""
-        lengths = self._rows.lengths.tolist()
+        columns = self._columns()
         found: dict[str, list[Tensor]] = {name: [] for name in self._outputs.names}
         for start in range(0, len(self), rows_per_batch):
             places = range(start, min(start + rows_per_batch, len(self)))
             outputs = forward(self.batch(places))
             for name, parts in found.items():
                 for place, row in zip(places, outputs[name], strict=True):
-                    parts.append((row[: lengths[place]] if self._outputs.of_columns else row).float().flatten())
+                    parts.append((row if columns is None else row[: columns[place]]).float().flatten())
         return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def _columns(self) -> list[int] | None:
+        """How many columns each row's logits have without the padding; None where they have none."""
+        if self._outputs.columns == "target":
+            return [len(row) for row in self.rows.targets(range(len(self)))]
+        return self.rows.lengths.tolist() if self._outputs.columns == "input" else None
 
     def compare(
         self, needed: Mapping[str, Tensor], forward: Forward, opened_by: str, limit: Limit, rows_per_batch: int = 1
@@ -173,6 +193,26 @@ def compare_ids(rows: SampleRows, encoder: PieceEncoder, reopened: Any, where: s
         if reopened(*call, truncation=True)["input_ids"] != rows.ids():
             raise MlcError("the exported tokenizer gives other ids than rows had in fine-tuning", where=where)
     return Comparison("token ids", "transformers", len(rows.texts), 0.0, None, 0.0)
+
+
+def compare_written(rows: SampleRows, task: EncoderDecoderTranslation, model: Any, opened: Any) -> Comparison:
+    """Compare translations of the sample texts: as the task has the model write, and by transformers' `generate` alone.
+
+    Args:
+        model: the original.
+        opened: the export, with its own generation settings.
+
+    Raises:
+        MlcError: one differs.
+    """
+    batch = rows.batch(range(len(rows)))
+    needed = task.write(model, rows.rows, batch)
+    written = opened.generate(**{name: value for name, value in batch.items() if name != "decoder_input_ids"})[:, 1:]
+    for row, ids in zip(needed, written.tolist(), strict=True):
+        end = ids.index(rows.rows.ids.end) if rows.rows.ids.end in ids else len(ids)
+        if row[row >= 0].tolist() != ids[:end]:
+            raise MlcError("the export translates otherwise", found=str(ids[:10]), needed=str(row[:10].tolist()))
+    return Comparison("translations", "transformers", len(rows), 0.0, None, 0.0)
 
 
 def _one_on(texts: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from mlc.tasks.learned.adapters import LoraSettings, add_adapters, linear_layers
 from mlc.tasks.learned.kinds import task_of
 from mlc.tasks.learned.models import HeadSettings, new_model, write_finetuned_description
 from mlc.tasks.learned.task import TaskSettings
+from mlc.tasks.learned.translation_settings import TranslationSettings
 from mlc.tasks.locate import find_model
 
 STEP, MAX_TOKENS = 6, 24
@@ -44,16 +45,24 @@ TEST_SETS: dict[str, Any] = {
 
 
 def make_finetuned(
-    run: Path, kind: TaskKind, *, start: str = "glm", pairs: bool = False, lora: bool = False, step: int = STEP
+    run: Path,
+    kind: TaskKind,
+    *,
+    start: str = "glm",
+    pairs: bool = False,
+    lora: bool = False,
+    step: int = STEP,
+    translation: TranslationSettings | None = None,
 ) -> Path:
     """A run folder with a checkpoint and test.json; `start` is glm or xlmr."""
     begin = run.with_name(f"{run.name}-start")
     if start == "glm":
         make_checkpoint(begin, 1, section=GLM, max_tokens=MAX_TOKENS)
     else:
-        make_encoder(begin)
+        make_encoder(begin, initializer_range=0.5 if translation else 0.2)  # with 0.2 all translations are alike
     source = find_model(begin)
-    task = task_of(TaskSettings(kind=kind, labels=LABELS[kind], max_tokens=MAX_TOKENS, has_pairs=pairs))
+    labels = LABELS.get(kind, ())
+    task = task_of(TaskSettings(kind, labels, MAX_TOKENS, has_pairs=pairs, translation=translation))
     model = new_model(source, task, HeadSettings(seed=1))
     generator = torch.Generator().manual_seed(2)
     settings = None

@@ -115,6 +115,19 @@ class EncoderDecoderTranslation(_Translation):
             encoder, examples, self.translation, max_tokens=self.settings.max_tokens, progress=progress
         )
 
+    def generation_config(self, model: Any, rows: EncoderDecoderRows, *, beams: int | None = None) -> Any:
+        """How transformers' `generate` writes a translation; for the arguments see `write`."""
+        from transformers import GenerationConfig
+
+        return GenerationConfig(
+            max_new_tokens=self.translation.most_tokens,
+            num_beams=beams or self.translation.beams,
+            decoder_start_token_id=rows.ids.start,
+            eos_token_id=rows.ids.end,
+            pad_token_id=rows.ids.pad,
+            suppress_tokens=list(banned_ids(rows, model.config.decoder.vocab_size)) or None,
+        )
+
     def write(
         self, model: Any, rows: EncoderDecoderRows, inputs: Mapping[str, Tensor], *, beams: int | None = None
     ) -> Array:
@@ -129,19 +142,10 @@ class EncoderDecoderTranslation(_Translation):
         Returns:
             (R, T) int64 ids without the end token, -1 behind each translation.
         """
-        from transformers import GenerationConfig
-
         end = rows.ids.end
         written = model.generate(
             **{name: value for name, value in inputs.items() if name != "decoder_input_ids"},
-            generation_config=GenerationConfig(
-                max_new_tokens=self.translation.most_tokens,
-                num_beams=beams or self.translation.beams,
-                decoder_start_token_id=rows.ids.start,
-                eos_token_id=end,
-                pad_token_id=rows.ids.pad,
-                suppress_tokens=list(banned_ids(rows, model.config.decoder.vocab_size)) or None,
-            ),
+            generation_config=self.generation_config(model, rows, beams=beams),
         )[:, 1:]
         after_end = (written == end).cumsum(1) > 0
         array: Array = torch.where(after_end, _NOTHING, written).cpu().numpy()
