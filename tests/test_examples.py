@@ -102,6 +102,24 @@ def reader_answers(printed: str) -> None:
     assert "Wo wohnt Hugo? -> " in printed
 
 
+def passages_are_ordered(printed: str) -> None:
+    assert 0 <= number(r"mrr\W+([\d.]+)", printed) <= 1
+    scores = [float(score) for score in re.findall(r"^  (-?[\d.]+)  \w", printed, re.MULTILINE)]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+
+
+def sentences_are_translated(printed: str) -> None:
+    for direction in ("de>en", "en>de"):
+        assert 0 <= number(rf"{direction}: chrf ([\d.]+) ", printed) <= 100
+    assert len(re.findall(r"^\S.* -> ", printed, re.MULTILINE)) == 3
+
+
+def both_ways_are_scored(printed: str) -> None:
+    for way in ("cloze", "classification"):
+        assert 0.3 <= number(rf"{way}, 8 shots: accuracy ([\d.]+), mean of 2 seeds", printed) <= 1
+
+
 def two_samples(folder: Path) -> list[str]:
     del folder
     return ["--text", "The [MASK].", "--samples", "2", "--max-new-tokens", "3"]
@@ -141,6 +159,9 @@ FAST = (
 SLOW = (
     Case("named_entities.py", out("--steps", "100", "--learning-rate", "3e-3"), english_is_learned),
     Case("question_answering.py", out("--steps", "20"), reader_answers),
+    Case("retrieve_and_rerank.py", out("--steps", "20"), passages_are_ordered),
+    Case("translate.py", out("--steps", "20"), sentences_are_translated),
+    Case("few_shots.py", out("--steps", "20"), both_ways_are_scored),
     Case("embed_and_search.sh", none, printed_all("4 vectors")),
     Case("embed_and_search.sh", nothing_to_look_for, first_hit_is_the_query),
 )

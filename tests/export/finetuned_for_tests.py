@@ -57,7 +57,7 @@ def make_finetuned(
     """A run folder with a checkpoint and test.json; `start` is glm or xlmr."""
     begin = run.with_name(f"{run.name}-start")
     if start == "glm":
-        make_checkpoint(begin, 1, section=GLM, max_tokens=MAX_TOKENS)
+        make_checkpoint(begin, 1, section=GLM, max_tokens=MAX_TOKENS // 2)  # shorter texts than it is fine-tuned on
     else:
         make_encoder(begin, initializer_range=0.5 if translation else 0.2)  # with 0.2 all translations are alike
     source = find_model(begin)
