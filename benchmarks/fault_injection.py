@@ -138,7 +138,7 @@ class Campaign(Series):
         """Whether it began where it had to, as far as it said so before it was killed."""
         begun = next((line for line in training[0].text.splitlines() if BEGUN in line), None)
         if begun is not None:
-            wanted = "starts from scratch" if expected is None else f"continues after step {expected},"
+            wanted = "a new run" if expected is None else f"continues after step {expected},"
             self.log.add("start", run=run_folder.name, after_step=expected, as_expected=wanted in begun)
             if wanted not in begun:
                 self.violation(run_folder, f"needed {wanted}, found {begun}", training)

@@ -251,7 +251,7 @@ class _Attempt:
             return
         recipe = self.recipe
         facts = [
-            "starts from scratch" if start is None else f"continues after step {start.record.position.step}",
+            "a new run" if start is None else f"continues after step {start.record.position.step}",
             f"{parameter_count(parts.engine.module) / 1e6:.1f} M parameters",
             f"world size {self.ranks.world_size} ({self.ranks.launcher})",
             f"ZeRO {parts.state.stage}",
