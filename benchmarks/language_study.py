@@ -5,7 +5,7 @@
     python benchmarks/language_study.py runs/results/shards joint=joint.json tokens=tokens.json --plot languages.svg
 
 Languages stand in three groups: the shards pair them with English; they have documents alone; neither. The plot is of
-the first model. Rank correlations are Spearman's, over languages.
+the first model and of languages with documents. Rank correlations are Spearman's, over languages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-COLOURS = {"pairs with English": "#1b6ca8", "documents alone": "#d98324", "not in the shards": "#777777"}
+ABSENT = "not in the shards"
+COLOURS = {"pairs with English": "#1b6ca8", "documents alone": "#d98324"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Language:
     def group(self) -> str:
         if self.pairs:
             return "pairs with English"
-        return "documents alone" if self.tokens else "not in the shards"
+        return "documents alone" if self.tokens else ABSENT
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def read_languages(shards: Path, files: Mapping[str, Path]) -> list[Language]:
 def group_table(languages: Sequence[Language], models: Sequence[str]) -> Iterator[str]:
     yield f"| Tatoeba top-1 | languages | {' | '.join(models)} |"
     yield f"|{'---|' * (2 + len(models))}"
-    for group in (*COLOURS, "all"):
+    for group in (*COLOURS, ABSENT, "all"):
         members = [language for language in languages if group in ("all", language.group)]
         means = [statistics.mean(member.top1[model] for member in members) for model in models]
         yield f"| {group} | {len(members)} | {' | '.join(f'{mean:.3f}' for mean in means)} |"
@@ -92,7 +93,7 @@ def group_table(languages: Sequence[Language], models: Sequence[str]) -> Iterato
 
 def correlations(languages: Sequence[Language], models: Sequence[str]) -> Iterator[str]:
     """With tokens, in every group that has documents."""
-    for group in [name for name in COLOURS if name != "not in the shards"]:
+    for group in COLOURS:
         members = [language for language in languages if language.group == group]
         for model in models:
             found = spearmanr([member.tokens for member in members], [member.top1[model] for member in members])
@@ -115,13 +116,12 @@ def draw(languages: Sequence[Language], model: str, file: Path) -> None:
     axes = figure.subplots()
     for group, colour in COLOURS.items():
         members = [language for language in languages if language.group == group]
-        places = [max(language.tokens, 1e4) for language in members]
-        axes.scatter(places, [member.top1[model] for member in members], color=colour, s=18, label=group)
-        for place, member in zip(places, members, strict=True):
-            point = (place, member.top1[model])
+        points = [(member.tokens, member.top1[model]) for member in members]
+        axes.scatter(*zip(*points, strict=True), color=colour, s=18, label=group)
+        for point, member in zip(points, members, strict=True):
             axes.annotate(member.code, point, (3, 2), textcoords="offset points", fontsize=7, color=colour)
     axes.set_xscale("log")
-    axes.set_xlabel("tokens of documents in the shards (10,000 = none)")
+    axes.set_xlabel("tokens of documents in the shards")
     axes.set_ylabel("Tatoeba top-1, mean of both directions")
     axes.set_title(f"{model}: retrieval by what was seen of a language", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
