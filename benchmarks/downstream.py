@@ -23,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+from mlc.evaluate.plots import save_figure
 
 TASKS = ("sentiment", "topics", "ner", "xnli", "pawsx")
 MEANS = {"macro": "mean", "zero_shot": "mean of those not trained on"}
@@ -107,8 +108,7 @@ def draw(tasks: list[str], file: Path) -> None:
     axes.set_title("Mean over languages that were not trained on", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    with rc_context({"svg.hashsalt": "mlc"}):  # the same bytes for the same data
-        figure.savefig(file, metadata={"Date": None})
+    save_figure(figure, file)
 
 
 def runs_of(tasks: list[str]) -> dict[str, dict[str, list[dict[str, Any]]]]:

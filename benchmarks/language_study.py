@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
+
+from mlc.evaluate.plots import save_figure
 
 ABSENT = "not in the shards"
 COLOURS = {"pairs with English": "#1b6ca8", "documents alone": "#d98324"}
@@ -126,8 +127,7 @@ def draw(languages: Sequence[Language], model: str, file: Path) -> None:
     axes.set_title(f"{model}: retrieval by what was seen of a language", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    with rc_context({"svg.hashsalt": "mlc"}):  # the same bytes for the same data
-        figure.savefig(file, metadata={"Date": None})
+    save_figure(figure, file)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlc.errors import MlcError, UsageError
 from mlc.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png")
 _NUMBERED_CELLS = 700
@@ -51,7 +55,6 @@ def draw_heat_map(cells: Mapping[tuple[str, str], float], file: Path, title: str
         cells: what is not given stays white.
         file: .svg or .png.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     rows, columns, share_RC = _grid(cells)
@@ -70,8 +73,14 @@ def draw_heat_map(cells: Mapping[tuple[str, str], float], file: Path, title: str
                 column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color="wk"[int(share > 0.6)]
             )
     figure.colorbar(image, ax=axes, label="%")
+    save_figure(figure, file)
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write .svg or .png. Equal figures give equal bytes: no date, and no names that are drawn at random."""
+    from matplotlib import rc_context
+
     content = BytesIO()
-    # Equal figures give equal bytes: without the date, and with names that are not drawn at random.
     metadata = {"Date": None} if file.suffix == ".svg" else {"Software": None}
     with rc_context({"svg.hashsalt": "mlc"}):
         figure.savefig(content, format=file.suffix[1:], dpi=150, metadata=metadata)

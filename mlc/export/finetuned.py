@@ -147,7 +147,7 @@ def _compare(
             raise MlcError("the export is of another task", found=str(again.task.settings), where=str(folder))
         comparisons.append(rows.compare(needed, forward_of(again.model), "mlc", LOGIT_LIMITS[dtype]))
         if isinstance(tuned.task, EncoderDecoderTranslation) and dtype == "fp32":
-            comparisons.append(compare_written(rows, tuned.task, tuned.model, opened))
+            comparisons.append(compare_written(rows, tuned.model, opened))
     if "sentence-transformers" in formats:
         from mlc.export.cross_encoder import compare_cross_encoder
 
