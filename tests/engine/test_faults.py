@@ -200,18 +200,21 @@ def test_a_copy_that_was_cut_off_commits_nothing(
 
 
 def test_of_two_copies_that_are_both_alive_the_older_ends(
-    server: TrainingServer, recipe: Path, unbroken: Path, tmp_path: Path
+    server: TrainingServer, recipe: Path, tmp_path: Path
 ) -> None:
     run_folder = tmp_path / "run"
-    # It would go on for long, so that it is alive when it is followed.
-    first = server.start(recipe, run_folder, "schedule.total_steps=1000", 'run.allow_changes=["schedule"]')
+    # Neither would end by itself: the older is alive when it is followed, however long the newer takes to start.
+    first = server.start(recipe, run_folder, "schedule.total_steps=100000")
     wait_for_lines(run_folder, 1, first)
-    second = server.start(recipe, run_folder, 'run.allow_changes=["schedule"]')
+    second = server.start(recipe, run_folder, "schedule.total_steps=100000")
     assert first.wait() == [EXIT_FAILED, EXIT_FAILED], first.text
     assert "a newer start of this run owns its folder" in first[0].text
-    assert second.wait() == [0, 0], second.text
+    wait_for_lines(run_folder, len(read_metrics(run_folder)) + EVERY_STEPS, second)
+    (run_folder / "stop").touch()
+    assert second.wait() == [EXIT_SAVED, EXIT_SAVED], second.text
     assert json.loads((run_folder / "owner.json").read_text())["generation"] == 2
-    assert [line["step"] for line in read_metrics(run_folder)] == list(range(1, TOTAL_STEPS + 1))
+    ending = json.loads((run_folder / "exit.json").read_text())
+    assert [line["step"] for line in read_metrics(run_folder)] == list(range(1, ending["step"] + 1))
 
 
 def test_a_hung_rank_ends_all_others(server: TrainingServer, recipe: Path, tmp_path: Path) -> None:
