@@ -84,7 +84,7 @@ class RetrievalTraining(FinetuneWork):
         if start is not None:
             source = ModelSource("checkpoint", str(start.folder / "model"))
             opened = open_start(source, recipe.model, data.max_tokens)
-        model = retrieval_model(opened, dropout=recipe.model.dropout, seed=recipe.run.seed)
+        model = retrieval_model(opened, max_tokens=data.max_tokens, dropout=recipe.model.dropout, seed=recipe.run.seed)
         freeze(model, model.backbone_config, recipe.freeze)
         groups = parameter_groups(model, model.backbone_config, recipe.optimizer, recipe.freeze)
         engine = engine_around(model, groups, recipe, ranks, device)

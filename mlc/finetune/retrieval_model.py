@@ -133,11 +133,12 @@ def open_start(source: ModelSource, model: FinetuneModelSection, max_tokens: int
     )
 
 
-def retrieval_model(start: RetrievalStart, *, dropout: float | None, seed: int) -> TrainingModel:
+def retrieval_model(start: RetrievalStart, *, max_tokens: int, dropout: float | None, seed: int) -> TrainingModel:
     """The model, in fp32 and whole, with its token heads frozen: nothing trains them.
 
     Args:
         start: what it is.
+        max_tokens: longest text, special tokens included.
         dropout: of all layers; None = as configured.
         seed: of heads that the start does not have.
 
@@ -145,8 +146,10 @@ def retrieval_model(start: RetrievalStart, *, dropout: float | None, seed: int) 
         MlcError: weights are missing, damaged, or do not fit.
     """
     backbone, config, others = _weights(start)
+    config = copy.deepcopy(config)
+    if isinstance(config, MlcGlmConfig):
+        config.admit(max_tokens)
     if dropout is not None:
-        config = copy.deepcopy(config)
         set_dropout(config, dropout)
         register_auto_classes()
         rebuilt = encoder_of(AutoModel.from_config(config)).float()

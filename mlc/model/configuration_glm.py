@@ -77,3 +77,7 @@ class MlcGlmConfig(PretrainedConfig):
         self.classifier_pooling = classifier_pooling
         self.classifier_dropout = classifier_dropout
         super().__init__(**kwargs)
+
+    def admit(self, tokens: int) -> None:
+        """Make rows of `tokens` no longer than `max_position_embeddings`: programs that open an export cut to it."""
+        self.max_position_embeddings = max(self.max_position_embeddings, tokens)

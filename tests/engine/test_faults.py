@@ -199,9 +199,7 @@ def test_a_copy_that_was_cut_off_commits_nothing(
     assert [Record.read(folder).generation for folder in checkpoint_folders(run_folder)] == [2, 2]
 
 
-def test_of_two_copies_that_are_both_alive_the_older_ends(
-    server: TrainingServer, recipe: Path, tmp_path: Path
-) -> None:
+def test_of_two_copies_that_are_both_alive_the_older_ends(server: TrainingServer, recipe: Path, tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
     # Neither would end by itself: the older is alive when it is followed, however long the newer takes to start.
     first = server.start(recipe, run_folder, "schedule.total_steps=100000")

@@ -18,7 +18,7 @@ from ranking_for_tests import ranking_table, write_rankings
 from small_models import make_checkpoint
 from torch import Tensor
 from training_processes import TrainingServer
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mlc.checkpoint.record import Record, step_name
 from mlc.config import parse_recipe
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, starts, and every run that the tests look at."""
     folder = tmp_path_factory.mktemp("ranking")
     make_encoder(folder / "start")
-    make_checkpoint(folder / "glm", 7, section=GLM, max_tokens=48)
+    make_checkpoint(folder / "glm", 7, section=GLM, max_tokens=24)
     train = write_rankings(folder / "train.jsonl", 12, positives=2, negatives=4)
     dev = write_rankings(folder / "dev.jsonl", 10, first=100)
     scored = {"dev": [str(dev)], "test": [str(dev)], "train": [str(train)]}
@@ -220,6 +220,13 @@ def test_a_start_with_pooling_and_projection_keeps_them(folder: Path) -> None:
     assert before.encode(texts).shape == after.encode(texts).shape == (2, GLM.projection_size)
     assert np.abs(before.encode(texts) - after.encode(texts)).max() > 1e-3
     assert before.model.tokenizer.tokenize(texts) == after.model.tokenizer.tokenize(texts)
+
+
+@pytest.mark.parametrize("run", ["glm-start", "glm-frozen"])
+def test_a_bi_encoder_on_longer_rows_than_its_start_says_so(folder: Path, run: str) -> None:
+    """Programs that open an export cut texts to this number; the start's is 24."""
+    saved = AutoConfig.from_pretrained(find_model(folder / run).folder)
+    assert saved.max_position_embeddings == 48
 
 
 def test_frozen_layers_of_a_bi_encoder_stay_bit_identical(folder: Path) -> None:

@@ -82,8 +82,7 @@ def configured(source: ModelSource, task: LearnedTask, head: HeadSettings) -> An
     task.configure(config)
     if isinstance(config, MlcGlmConfig):
         config.classifier_pooling = head.pooling
-        # No limit to the GLM, but programs that open an export cut texts to it.
-        config.max_position_embeddings = max(config.max_position_embeddings, task.settings.max_tokens)
+        config.admit(task.settings.max_tokens)
     if head.dropout is not None:
         set_dropout(config, head.dropout)
     return config
