@@ -96,7 +96,7 @@ def find_start(model: str) -> FoundStart:
             )
         return _of_checkpoint(newest.folder)
     if (path / INFO).is_file():
-        info = read_info(path, {FORMAT: REQUIRED_INFO, EXPORT_FORMAT: EXPORT_INFO})
+        info = _without_adapters(read_info(path, {FORMAT: REQUIRED_INFO, EXPORT_FORMAT: EXPORT_INFO}), path)
         return FoundStart("export" if info["format"] == EXPORT_FORMAT else "checkpoint", path, info)
     if (path / "config.json").is_file():
         return FoundStart("huggingface", path)
@@ -283,7 +283,19 @@ def _target(model: Any, config: Any, shapes: Mapping[str, tuple[int, ...]], seed
 
 def _of_checkpoint(folder: Path) -> FoundStart:
     Record.read(folder)
-    return FoundStart("checkpoint", folder / "model", read_info(folder / "model"), folder)
+    return FoundStart("checkpoint", folder / "model", _without_adapters(read_info(folder / "model"), folder), folder)
+
+
+def _without_adapters(info: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if info.get("lora") is not None:
+        raise RecipeError(
+            "the model to start from has adapters beside its weights",
+            found=f"adapters of rank {info['lora']['rank']}",
+            needed="merged weights, as an export has",
+            where=str(folder),
+            hint=f"mlc export {folder} OUT, then start.model = OUT",
+        )
+    return info
 
 
 def _from_hub(model: str, path: Path) -> Path:

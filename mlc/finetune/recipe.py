@@ -263,7 +263,6 @@ class FinetuneRecipe(RunRecipe):
         if self.task.kind != "retrieval":
             return self
         set_keys = {
-            "lora": self.lora != LoraSection(),
             "freeze.encoder": self.freeze.encoder,
             "optimizer.head_learning_rate_scale": self.optimizer.head_learning_rate_scale != 1,
         }

@@ -36,6 +36,7 @@ from mlc.finetune.retrieval_samples import RetrievalSamples
 from mlc.finetune.retrieval_trial import RetrievalSet
 from mlc.finetune.trial import DevelopmentTrial
 from mlc.finetune.work import FinetuneWork
+from mlc.model.adapters import LoraSettings, inject_adapters
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.saving import write_description
 from mlc.recipe_objectives import ContrastiveSection, ObjectivesSection
@@ -85,6 +86,8 @@ class RetrievalTraining(FinetuneWork):
             source = ModelSource("checkpoint", str(start.folder / "model"))
             opened = open_start(source, recipe.model, data.max_tokens)
         model = retrieval_model(opened, max_tokens=data.max_tokens, dropout=recipe.model.dropout, seed=recipe.run.seed)
+        if (lora := self._lora_of(model, model.backbone_config)) is not None:
+            inject_adapters(model.backbone, lora)
         freeze(model, model.backbone_config, recipe.freeze)
         groups = parameter_groups(model, model.backbone_config, recipe.optimizer, recipe.freeze)
         engine = engine_around(model, groups, recipe, ranks, device)
@@ -106,7 +109,7 @@ class RetrievalTraining(FinetuneWork):
             steps=RetrievalSteps(engine, objectives, self._samples, seed=recipe.run.seed, packed=packed, device=device),
             engine=engine,
             state=EngineState(engine),
-            model_files=partial(self._write_model_files, model.backbone_config),
+            model_files=partial(self._write_model_files, model.backbone_config, lora),
             trial=trial,
             notes=(*self._data.notes(), *self._notes(cut)),
         )
@@ -135,7 +138,9 @@ class RetrievalTraining(FinetuneWork):
             )
         return notes
 
-    def _write_model_files(self, backbone_config: Any, folder: Path, stated: Mapping[str, Any]) -> None:
+    def _write_model_files(
+        self, backbone_config: Any, lora: LoraSettings | None, folder: Path, stated: Mapping[str, Any]
+    ) -> None:
         """Everything in a checkpoint's model folder but the weights."""
         recipe = self.recipe
         info = {
@@ -144,6 +149,7 @@ class RetrievalTraining(FinetuneWork):
             "languages": [language for language in self._data.trained_languages if language],
             "objectives": objectives_of(recipe).model_dump(mode="json"),
             "start": {"model": recipe.model.start},
+            "lora": None if lora is None else lora.to_json(),
             "data": {"examples": len(self._data.train), "sha256": self._data.digest},
         }
         write_description(folder, backbone_config, {**info, **stated})

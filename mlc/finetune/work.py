@@ -36,10 +36,10 @@ from mlc.finetune.steps import FinetuneSteps
 from mlc.finetune.tasks import learned_task, on_model, training_rows
 from mlc.finetune.translation_copy import WholeCopy
 from mlc.finetune.trial import DevelopmentTrial, ScoredSet
+from mlc.model.adapters import LoraSettings, add_adapters, linear_layers
 from mlc.tasks.encoder import batch_tokens_of
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
-from mlc.tasks.learned.adapters import LoraSettings, add_adapters, linear_layers
 from mlc.tasks.learned.models import HeadSettings, empty_model, new_model, write_finetuned_description
 from mlc.tasks.learned.task import LearnedTask, WritingTask
 
@@ -81,6 +81,16 @@ class FinetuneWork:
     def next_plan(self, first: Plan, world_size: int) -> Plan:
         """As many micro-batches as keep one as large or smaller."""
         return micro_batches_as_large(first, world_size, self.recipe.data.samples_per_step)
+
+    def _lora_of(self, model: Any, config: Any) -> LoraSettings | None:
+        """Of the adapters that the recipe wants; None = none. What is drawn next, A, follows from the seed alone."""
+        section = self.recipe.lora
+        if not section.rank:
+            return None
+        targets = section.targets or linear_layers(blocks_of(model, int(config.num_hidden_layers)))
+        # peft draws A from torch's own generator.
+        torch.manual_seed(self.recipe.run.seed)
+        return LoraSettings(section.rank, section.alpha, section.dropout, targets)
 
     def _read(self, world_size: int) -> None:
         """Refuse sizes and a DeepSpeed file that do not fit, then read the data."""
@@ -154,19 +164,14 @@ class Finetuning(FinetuneWork):
 
     def _model(self, start: Start | None) -> tuple[Any, LoraSettings | None]:
         """The model with adapters and frozen parts; a run that goes on does not look at what it began with."""
-        recipe, lora = self.recipe, None
+        recipe = self.recipe
         head = HeadSettings(recipe.run.seed, recipe.model.pooling, recipe.model.dropout)
         if start is None:
             model = new_model(self._source, self._task, head)
         else:
             model = empty_model(start.folder / "model", self._task, None).train()
-        if recipe.lora.rank:
-            blocks = blocks_of(model, int(model.config.num_hidden_layers))
-            targets = recipe.lora.targets or linear_layers(blocks)
-            lora = LoraSettings(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, targets)
+        if (lora := self._lora_of(model, model.config)) is not None:
             head_ids = head_of(model)
-            # peft draws A from torch's own generator.
-            torch.manual_seed(recipe.run.seed)
             model = add_adapters(model, lora, [p for p in model.parameters() if id(p) in head_ids])
         freeze(model, model.config, recipe.freeze)
         return model, lora

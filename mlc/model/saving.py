@@ -7,7 +7,8 @@ Out: the folder, or a `TrainingModel` with its description, or its weights one b
     config.json         the encoder's configuration, as transformers saves it
     mlc.json            {"format": "mlc-model", "version": 1, "model": the recipe's section, "vocab_size",
                          "special_ids", "max_tokens", "tokenizer_sha256", "languages", "contrastive": whether a
-                         contrast was trained}; more keys are kept as they are
+                         contrast was trained}; "lora" where adapters are beside the weights; more keys are kept
+                         as they are
 
 The model folder of a checkpoint has, instead of model.safetensors, one file for every rank that wrote it:
 
@@ -33,6 +34,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from mlc.errors import CheckpointError
+from mlc.model.adapters import LoraSettings, inject_adapters, merge_adapters
 from mlc.model.build import encoder_of, wrap_backbone
 from mlc.model.registration import register_auto_classes
 from mlc.model.training_model import TRAINING_ONLY, TrainingModel
@@ -103,7 +105,7 @@ def load_training_model(folder: Path) -> tuple[TrainingModel, dict[str, Any]]:
     """Read a model folder.
 
     Returns:
-        The model in fp32, in evaluation mode, and the content of mlc.json.
+        The model in fp32, in evaluation mode, adapters merged, and the content of mlc.json.
 
     Raises:
         CheckpointError: a file is missing or damaged, of a newer version, or the weights don't fit the model.
@@ -119,6 +121,8 @@ def load_training_model(folder: Path) -> tuple[TrainingModel, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{CONFIG} can't be used", found=str(error), where=str(folder)) from None
     model = wrap_backbone(backbone, section, config)
+    lora = LoraSettings.from_json(info.get("lora"), str(folder / INFO))
+    adapted = None if lora is None else inject_adapters(model.backbone, lora)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -129,6 +133,8 @@ def load_training_model(folder: Path) -> tuple[TrainingModel, dict[str, Any]]:
             found=f"missing {missing[:5]}, unexpected {unexpected[:5]}",
             where=str(folder),
         )
+    if adapted is not None:
+        merge_adapters(adapted)
     return model.eval(), info
 
 

@@ -12,9 +12,9 @@ from finetune_for_tests import make_encoder
 from small_checkpoints import write_checkpoint
 from small_models import GLM, make_checkpoint
 
+from mlc.model.adapters import LoraSettings, add_adapters, linear_layers
 from mlc.tasks.examples import TaskKind
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
-from mlc.tasks.learned.adapters import LoraSettings, add_adapters, linear_layers
 from mlc.tasks.learned.kinds import task_of
 from mlc.tasks.learned.models import HeadSettings, new_model, write_finetuned_description
 from mlc.tasks.learned.task import TaskSettings

@@ -16,8 +16,8 @@ from transformers import AutoModelForSequenceClassification
 
 from mlc.checkpoint.record import step_name
 from mlc.engine.metrics import is_clock, read_lines, read_metrics
+from mlc.model.adapters import LoraSettings, merge_adapters
 from mlc.model.saving import WeightReader, read_info
-from mlc.tasks.learned.adapters import LoraSettings, merge_adapters
 from mlc.tasks.learned.models import empty_model, load_finetuned
 from mlc.tasks.locate import FORMATS, find_model
 

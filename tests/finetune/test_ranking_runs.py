@@ -24,12 +24,14 @@ from mlc.checkpoint.record import Record, step_name
 from mlc.config import parse_recipe
 from mlc.data.batches import BatchBuilder
 from mlc.engine.metrics import is_clock, read_metrics
+from mlc.engine.start_from import find_start
+from mlc.errors import RecipeError
 from mlc.finetune.batches import FinetuneBatches
 from mlc.finetune.recipe import FinetuneModelSection, FinetuneRecipe
 from mlc.finetune.retrieval import RetrievalTraining, objectives_of
 from mlc.finetune.retrieval_model import open_start
 from mlc.finetune.work import Finetuning
-from mlc.model.saving import load_training_model
+from mlc.model.saving import WeightReader, load_training_model, read_info
 from mlc.recipe import ModelSection
 from mlc.tasks.encoder import Representation, TextEncoder
 from mlc.tasks.examples import RankingExample
@@ -42,6 +44,7 @@ from mlc.tensor_files import PieceReader, read_whole
 KINDS = ("retrieval", "reranking")
 BETA = 0.9
 SPLIT = {"micro_batches": 2}
+ALPHA = 8.0
 GLM = ModelSection(layers=2, hidden_size=32, heads=4, feed_forward_size=48, pooling="attention", projection_size=16)
 
 
@@ -74,6 +77,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         glm = {"model": {"start": str(folder / "glm")}, "schedule": {"total_steps": 2}}
         run("glm-start", 1, "retrieval", **glm)
         run("glm-frozen", 2, "retrieval", **glm, freeze={"layers": 1})
+        adapted = {"model": glm["model"], "schedule": {"total_steps": 4}, "lora": {"rank": 2, "alpha": ALPHA}}
+        run("glm-lora", 2, "retrieval", **two, **adapted)
+        resumed = folder / "glm-lora-resumed"
+        shutil.copytree(folder / "glm-lora", resumed)
+        for step in (3, 4):
+            shutil.rmtree(resumed / "checkpoints" / step_name(step))
+        run(resumed.name, 2, "retrieval", **two, **adapted)
     return folder
 
 
@@ -183,8 +193,9 @@ def test_a_resumed_run_draws_the_same_passages(folder: Path) -> None:
     assert (unbroken / "scores.jsonl").read_text() == (resumed / "scores.jsonl").read_text()
 
 
-def test_the_saved_bi_encoder_scores_as_the_run_did(folder: Path) -> None:
-    run, data = folder / "retrieval-two", examples(folder, "dev.jsonl")
+@pytest.mark.parametrize("trained", ["retrieval-two", "glm-lora", "glm-lora-resumed"])
+def test_the_saved_bi_encoder_scores_as_the_run_did(folder: Path, trained: str) -> None:
+    run, data = folder / trained, examples(folder, "dev.jsonl")
     encoder = TextEncoder.load(run)
     assert encoder.max_tokens == 48
     passages = list(dict.fromkeys(text for e in data for text in (*e.positives, *e.negatives)))
@@ -239,3 +250,42 @@ def test_frozen_layers_of_a_bi_encoder_stay_bit_identical(folder: Path) -> None:
     assert len(frozen) > 10
     for name, value in before.items():
         assert torch.equal(after[name], value) == (name in frozen), name
+
+
+def saved_weights(run: Path) -> dict[str, Tensor]:
+    folder = find_model(run).folder
+    with WeightReader(folder, read_info(folder)) as reader:
+        return {name: reader.read(name).clone() for name in reader.shapes}
+
+
+def test_adapters_of_a_bi_encoder_leave_its_weights_alone_and_merge(folder: Path) -> None:
+    """Under ZeRO-3 on two ranks, with candidates of both; resumed from the middle."""
+    before, merged = (
+        load_training_model(find_model(folder / name).folder)[0].state_dict() for name in ("glm", "glm-lora")
+    )
+    after = saved_weights(folder / "glm-lora")
+    assert merged.keys() == before.keys()
+    adapted = {name.replace("base_layer.", "") for name in after if ".base_layer.weight" in name}
+    assert len(adapted) > 6
+    for name, value in before.items():
+        if name.startswith("backbone."):
+            layer, _, end = name.rpartition(".")
+            kept = after[f"{layer}.base_layer.{end}" if name in adapted else name]
+            assert torch.equal(kept, value), name
+        if name in adapted:
+            first, second = (after[f"{layer}.lora_{part}.default.weight"] for part in "AB")
+            assert second.any(), name
+            assert torch.equal(merged[name], value + second @ first * (ALPHA / 2)), name
+    # What is no part of the encoder learns as without adapters.
+    assert not torch.equal(after["projection.weight"], before["projection.weight"])
+    resumed = saved_weights(folder / "glm-lora-resumed")
+    assert rows(folder / "glm-lora-resumed") == rows(folder / "glm-lora")
+    assert resumed.keys() == after.keys()
+    assert all(torch.equal(resumed[name], value) for name, value in after.items())
+
+
+def test_pre_training_starts_from_no_adapters(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="adapters of rank 2") as caught:
+        find_start(str(folder / "glm-lora"))
+    assert "mlc export" in str(caught.value)
+    assert find_start(str(folder / "glm-start")).kind == "checkpoint"

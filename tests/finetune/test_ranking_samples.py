@@ -173,7 +173,6 @@ def test_queries_without_wrong_passages_cannot_be_re_ranked(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("kind", "section", "values"),
     [
-        ("retrieval", "lora", {"rank": 4}),
         ("retrieval", "freeze", {"encoder": True}),
         ("retrieval", "optimizer", {"head_learning_rate_scale": 2.0}),
         ("retrieval", "ranking", {"loss": "binary"}),

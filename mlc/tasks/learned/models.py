@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from mlc.errors import CheckpointError, MlcError, UsageError
+from mlc.model.adapters import WRAPPED, LoraSettings, add_adapters, merge_adapters
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.initialise import initialise
 from mlc.model.int8_weights import INT8_FILE, read_int8
@@ -27,7 +28,6 @@ from mlc.model.registration import register_auto_classes
 from mlc.model.saving import CONFIG, FINETUNED_FORMAT, INFO, VERSION, WeightReader, load_training_model
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
-from mlc.tasks.learned.adapters import WRAPPED, LoraSettings, add_adapters, merge_adapters
 from mlc.tasks.learned.cloze_model import new_cloze_model
 from mlc.tasks.learned.kinds import task_of
 from mlc.tasks.learned.task import LearnedTask, TaskSettings

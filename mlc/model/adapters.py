@@ -1,12 +1,13 @@
 """LoRA adapters around a model: put in, and merged into the weights.
 
-In:  a model of transformers.
-Out: the same model wrapped by peft (Hu et al. 2022, "LoRA", section 4.1: W + alpha / rank * B A, B = 0 at first).
+In:  a model of transformers, or an encoder.
+Out: the model wrapped by peft, or the encoder with adapters inside (Hu et al. 2022, "LoRA", section 4.1: W + alpha /
+     rank * B A, B = 0 at first).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -72,7 +73,43 @@ def add_adapters(model: Any, settings: LoraSettings, trained: Sequence[nn.Parame
     Raises:
         RecipeError: no layer has one of the names.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
+
+    wrapped = _adapted(model, settings, get_peft_model)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return wrapped
+
+
+def inject_adapters(encoder: nn.Module, settings: LoraSettings) -> Any:
+    """Put adapters into an encoder, which stays the module that it is; they have gradients, nothing else in it.
+
+    Args:
+        encoder: whole, not sharded. An adapted layer's own weights are at "<layer>.base_layer" from now on.
+        settings: of the adapters.
+
+    Returns:
+        For `merge_adapters`, which takes them out of `encoder` again.
+
+    Raises:
+        RecipeError: no layer has one of the names.
+    """
+    from peft import LoraModel
+
+    return _adapted(encoder, settings, lambda model, config: LoraModel(model, config, "default"))
+
+
+def merge_adapters(adapted: Any) -> Any:
+    """The model without adapters, its weights with the products added, in fp32.
+
+    Args:
+        adapted: of `add_adapters` or `inject_adapters`.
+    """
+    return adapted.merge_and_unload()
+
+
+def _adapted(model: Any, settings: LoraSettings, adapt: Callable[[Any, Any], Any]) -> Any:
+    from peft import LoraConfig
 
     config = LoraConfig(
         r=settings.rank,
@@ -82,18 +119,10 @@ def add_adapters(model: Any, settings: LoraSettings, trained: Sequence[nn.Parame
         bias="none",
     )
     try:
-        wrapped = get_peft_model(model, config)
+        return adapt(model, config)
     except ValueError as error:
         known = sorted(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
         raise RecipeError(
             "the adapters cannot be put in", found=str(error).splitlines()[0], needed=f"ends of {', '.join(known)}",
             where="lora.targets",
         ) from None  # fmt: skip
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    return wrapped
-
-
-def merge_adapters(wrapped: Any) -> Any:
-    """The model without wrapper, its weights with the products added, in fp32."""
-    return wrapped.merge_and_unload()
