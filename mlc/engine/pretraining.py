@@ -127,6 +127,7 @@ class Pretraining:
             "languages": self._corpus.languages,
             "contrastive": recipe.objectives.info_nce is not None,
             "objectives": recipe.objectives.model_dump(mode="json"),
+            "start": recipe.start.model or None,
         }
 
 

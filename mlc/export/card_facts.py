@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlc.checkpoint.record import checkpoint_folders, step_of
 from mlc.data.manifest import Manifest
 from mlc.errors import ShardError, UsageError
 from mlc.tasks.loading import LoadedModel
+from mlc.tasks.locate import ModelSource
 
 _COUNTS = ("step", "limit", "max_tokens", "texts", "cut", "seed", "threads", "batch_tokens")
 """Numbers in a result that are no scores."""
 SOURCE_KEYS = ("kind", "view", "name", "weight", "share", "languages")
 RECIPE_NAME = "recipe.toml"
+TEST_FILE = "test.json"
+"""In the folder of a run: mlc.finetune.trial writes it."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,9 @@ def training_data(loaded: LoadedModel) -> dict[str, Any] | None:
     """What is known of the data: what an export says, or the recipe beside a checkpoint and the shards it names.
 
     Returns:
-        {"sources": [...], "samples_per_step", "total_steps"} of the recipe, and of the shards, where they still lie
-        there with the same hash, {"documents", "pairs", "tokens", "files"}; None where nothing is known.
+        {"sources": [...], "samples_per_step", "total_steps"} of the recipe, "examples" of a fine-tuning, and of the
+        shards, where they still lie there with the same hash, {"documents", "pairs", "tokens", "files"}; None where
+        nothing is known.
     """
     kept = loaded.description.get("training_data")
     if kept is not None:
@@ -80,7 +85,35 @@ def training_data(loaded: LoadedModel) -> dict[str, Any] | None:
     sources = [{key: source[key] for key in SOURCE_KEYS if source.get(key)} for source in data.get("sources", ())]
     found: dict[str, Any] = {"sources": sources, "samples_per_step": data.get("samples_per_step")}
     found["total_steps"] = recipe.get("schedule", {}).get("total_steps")
+    if "data" in loaded.description:
+        found["examples"] = loaded.description["data"]["examples"]
     return {**found, **_shards(data.get("shards"), loaded.description.get("shards_sha256"))}
+
+
+def name_of_start(model: str) -> str:
+    """What a run began with, without the folders around it: they mean nothing elsewhere."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def read_test(source: ModelSource) -> dict[str, Any] | None:
+    """The scores of a checkpoint on its run's test data, if they are this checkpoint's.
+
+    Returns:
+        {"score": name, "languages": {code: {"value", "low", "high"}}, "macro", "zero_shot", "trained", "examples":
+        {code: number}}; None where there are none.
+    """
+    run = source.folder.resolve().parent.parent.parent
+    try:
+        content = json.loads((run / TEST_FILE).read_text(encoding="utf-8"))
+        step = content["step"]
+        if step is None:  # nothing was scored on the way, so the last checkpoint is the one
+            step = step_of(checkpoint_folders(run)[-1])
+        if step != source.step:
+            return None
+        kept = {key: content[key] for key in ("score", "languages", "macro", "zero_shot", "trained")}
+        return {**kept, "examples": {code: found["examples"] for code, found in content["sets"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
 
 
 def _results(file: Path) -> Iterator[Mapping[str, Any]]:

@@ -11,16 +11,14 @@ model it was made from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from mlc.checkpoint.record import checkpoint_folders, step_of
 from mlc.errors import MlcError, UsageError
-from mlc.export.card_facts import CardNotes
+from mlc.export.card_facts import CardNotes, name_of_start, read_test
 from mlc.export.compare import LOGIT_LIMITS, Comparison
 from mlc.export.folder import checked_folder
 from mlc.export.report import ExportReport, holds_weights
@@ -34,9 +32,6 @@ from mlc.tasks.fast_tokenizer import SAMPLE_TEXTS
 from mlc.tasks.learned.models import FinetunedModel, load_finetuned
 from mlc.tasks.learned.translation import EncoderDecoderTranslation, PartBTranslation
 from mlc.tasks.locate import DESCRIPTION_FILE, ModelSource, find_model
-
-TEST_FILE = "test.json"
-"""In the folder of a run: mlc.finetune.trial writes it."""
 
 
 def export_finetuned(
@@ -181,28 +176,7 @@ def _description(tuned: FinetunedModel, formats: Sequence[str], dtype: Dtype) ->
         "rounded": list(dict.fromkeys(rounded)),
         "lora": None,
         "merged_lora": saved.get("merged_lora") if is_export else saved["lora"],
-        "start": Path(saved["start"]).name if Path(saved["start"]).is_absolute() else saved["start"],
+        "start": name_of_start(saved["start"]),
         "step": saved.get("step", tuned.source.step),
         "test": saved.get("test") if is_export else read_test(tuned.source),
     }
-
-
-def read_test(source: ModelSource) -> dict[str, Any] | None:
-    """The scores of a checkpoint on its run's test data, if they are this checkpoint's.
-
-    Returns:
-        {"score": name, "languages": {code: {"value", "low", "high"}}, "macro", "zero_shot", "trained", "examples":
-        {code: number}}; None where there are none.
-    """
-    run = source.folder.resolve().parent.parent.parent
-    try:
-        content = json.loads((run / TEST_FILE).read_text(encoding="utf-8"))
-        step = content["step"]
-        if step is None:  # nothing was scored on the way, so the last checkpoint is the one
-            step = step_of(checkpoint_folders(run)[-1])
-        if step != source.step:
-            return None
-        kept = {key: content[key] for key in ("score", "languages", "macro", "zero_shot", "trained")}
-        return {**kept, "examples": {code: found["examples"] for code, found in content["sets"].items()}}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return None

@@ -31,7 +31,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mlc.data.manifest import TOKENIZER_NAMES
 from mlc.errors import CheckpointError, UsageError
-from mlc.export.card_facts import CardNotes, training_data
+from mlc.export.card_facts import CardNotes, name_of_start, read_test, training_data
 from mlc.export.compare import MAX_DIFFERENCE, Comparison, compare_vectors, limit_of
 from mlc.export.folder import checked_folder, refuse_existing
 from mlc.export.model_card import CardModel, model_card
@@ -218,6 +218,7 @@ def _check_identity(loaded: LoadedModel, model_file: Path) -> None:
 def _description(loaded: LoadedModel, formats: Sequence[str], dtype: Dtype) -> dict[str, Any]:
     saved = loaded.description
     rounded = [*saved.get("rounded", ()), *([dtype] if dtype != "fp32" else [])]
+    is_export = loaded.source.kind == "export"
     return {
         "format": EXPORT_FORMAT,
         "version": 1,
@@ -233,6 +234,9 @@ def _description(loaded: LoadedModel, formats: Sequence[str], dtype: Dtype) -> d
         "languages": list(saved.get("languages", ())),
         "objectives": saved.get("objectives"),
         "step": saved.get("step", loaded.source.step),
+        "start": name_of_start(saved["start"]) if saved.get("start") else None,
+        "merged_lora": saved.get("merged_lora") if is_export else saved.get("lora"),
+        "test": saved.get("test") if is_export else read_test(loaded.source),
         "identity": _identity(loaded),
         "training_data": training_data(loaded),
     }
@@ -243,7 +247,10 @@ def _identity(loaded: LoadedModel) -> dict[str, str]:
     if loaded.source.kind == "export":
         return dict(loaded.description.get("identity", {}))
     stated = {"shards' manifest": "shards_sha256", "tokenizer": "tokenizer_sha256"}
-    return {name: loaded.description[key] for name, key in stated.items() if loaded.description.get(key)}
+    found = {name: loaded.description[key] for name, key in stated.items() if loaded.description.get(key)}
+    if "data" in loaded.description:
+        found["examples"] = loaded.description["data"]["sha256"]
+    return found
 
 
 @torch.inference_mode()

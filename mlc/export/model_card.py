@@ -59,7 +59,7 @@ def model_card(
         ["# Multilingual text encoder", "", "Written by `mlc export`.", ""],
         _facts(description, representation, model),
         _training_data(description, notes),
-        scores_section(notes.scores),
+        *_scores(description, notes),
         *examples(description, representation, model.own_code, model.half),
         checks_section(comparisons),
         _limits(description, representation, model),
@@ -100,7 +100,15 @@ def _facts(description: Mapping[str, Any], representation: Representation, model
         + ("" if trained else "; not trained with a contrastive objective"),
         "Objectives": ", ".join(_objectives(description)) or "not recorded",
     }
+    if description.get("start"):
+        facts["Trained from"] = start_of(description)
     return [*(f"* {name}: {value}" for name, value in facts.items()), ""]
+
+
+def start_of(description: Mapping[str, Any]) -> str:
+    """What a run began with, and the adapters that were merged."""
+    adapters = description.get("merged_lora")
+    return f"`{description['start']}`" + (f", with adapters of rank {adapters['rank']}, merged" if adapters else "")
 
 
 def _objectives(description: Mapping[str, Any]) -> list[str]:
@@ -119,6 +127,8 @@ def _training_data(description: Mapping[str, Any], notes: CardNotes) -> list[str
         lines.append("* " + ", ".join(f"{key} {value}" for key, value in source.items()))
     if data.get("tokens"):
         lines.append(f"* {data['documents']:,} documents, {data['pairs']:,} pairs, {data['tokens']:,} tokens in shards")
+    if data.get("examples"):
+        lines.append(f"* {data['examples']:,} examples of fine-tuning")
     files = data.get("files", [])
     if files:
         more = f" and {len(files) - MOST_FILES} more" if len(files) > MOST_FILES else ""
@@ -127,6 +137,13 @@ def _training_data(description: Mapping[str, Any], notes: CardNotes) -> list[str
     lines.append(f"* {notes.data_note or 'What the texts are, and under which licences, was not stated.'}")
     lines.append(f"* Licence of the model: {notes.license or 'not stated'}")
     return [*lines, ""]
+
+
+def _scores(description: Mapping[str, Any], notes: CardNotes) -> list[list[str]]:
+    test = description.get("test")
+    if test is None:
+        return [scores_section(notes.scores)]
+    return [test_section(test), *([scores_section(notes.scores, "Further scores")] if notes.scores else [])]
 
 
 def scores_section(rows: Sequence[ScoreRow], title: str = "Scores") -> list[str]:
@@ -140,6 +157,25 @@ def scores_section(rows: Sequence[ScoreRow], title: str = "Scores") -> list[str]
         cells = (row.task, row.name, f"{row.value:.3f}{interval}", row.data, row.model)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return [*lines, "", "As `mlc evaluate` wrote them; they were not computed again from this folder.", ""]
+
+
+def test_section(test: Mapping[str, Any] | None) -> list[str]:
+    """A table of the scores of `read_test`, by language."""
+    lines = ["## Scores", ""]
+    if not test:
+        return [*lines, "The run had no test data for this checkpoint.", ""]
+    lines += [f"| language | {test['score']} | examples | trained on |", "|---|---|---|---|"]
+    for code, score in test["languages"].items():
+        trained = "yes" if code in test["trained"] else "no"
+        lines.append(f"| {code} | {_with_interval(score)} | {test['examples'].get(code, '')} | {trained} |")
+    lines.append(f"| mean | {_with_interval(test['macro'])} | | |")
+    if test["zero_shot"]:
+        lines.append(f"| mean of languages not trained on | {_with_interval(test['zero_shot'])} | | |")
+    return [*lines, "", "On the test data of the run, by this checkpoint; 95 % intervals of the bootstrap.", ""]
+
+
+def _with_interval(score: Mapping[str, float]) -> str:
+    return f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
 
 
 def checks_section(comparisons: Sequence[Comparison]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlc.export.card_facts import CardNotes
 from mlc.export.compare import Comparison
-from mlc.export.model_card import checks_section, scores_section, yaml_languages
+from mlc.export.model_card import checks_section, scores_section, start_of, test_section, yaml_languages
 from mlc.export.task_examples import PIPELINES, TITLES, task_examples
 
 MOST_LABELS = 50
@@ -62,7 +62,7 @@ def task_card(
         [f"# {TITLES[description['task']['kind']]}", "", "Written by `mlc export`.", ""],
         _facts(description, model),
         _training_data(description, notes),
-        _test_scores(description.get("test")),
+        test_section(description.get("test")),
         *([scores_section(notes.scores, "Further scores")] if notes.scores else []),
         *task_examples(description, model.auto_class, model.own_code, model.inputs, model.needs_package),
         checks_section(comparisons),
@@ -84,14 +84,12 @@ def _facts(description: Mapping[str, Any], model: TaskCardModel) -> list[str]:
     more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
     weights = f"{description['dtype']}, {model.weight_bytes / 1e6:.1f} MB" if model.weight_bytes else "ONNX only"
     rounded = [dtype for dtype in description["rounded"] if dtype != description["dtype"]]
-    adapters = description.get("merged_lora")
     directions = f", {', '.join(task['translation']['directions'])}" if task.get("translation") else ""
     facts = {
         "Task": task["kind"] + (", of two texts" if task["has_pairs"] else "") + directions,
         "Labels": ", ".join(f"`{label}`" for label in labels[:MOST_LABELS]) + more if labels else "none",
         "Opened by": f"`{model.auto_class}`",
-        "Fine-tuned from": f"`{description['start']}`"
-        + (f", with adapters of rank {adapters['rank']}, merged" if adapters else ""),
+        "Fine-tuned from": start_of(description),
         "Training step": description["step"] if description["step"] is not None else "not recorded",
         "Size": f"{model.layers} layers, width {model.width}, {model.vocab_size} tokens",
         "Weights": weights + (f"; rounded to {', '.join(rounded)} before" if rounded else ""),
@@ -109,24 +107,6 @@ def _training_data(description: Mapping[str, Any], notes: CardNotes) -> list[str
         lines.append(f"* sha256 of the examples: `{data['sha256']}`")
     lines.append(f"* {notes.data_note or 'What the texts are, and under which licences, was not stated.'}")
     return [*lines, f"* Licence of the model: {notes.license or 'not stated'}", ""]
-
-
-def _test_scores(test: Mapping[str, Any] | None) -> list[str]:
-    lines = ["## Scores", ""]
-    if not test:
-        return [*lines, "The run had no test data for this checkpoint.", ""]
-    lines += [f"| language | {test['score']} | examples | trained on |", "|---|---|---|---|"]
-    for code, score in test["languages"].items():
-        trained = "yes" if code in test["trained"] else "no"
-        lines.append(f"| {code} | {_with_interval(score)} | {test['examples'].get(code, '')} | {trained} |")
-    lines.append(f"| mean | {_with_interval(test['macro'])} | | |")
-    if test["zero_shot"]:
-        lines.append(f"| mean of languages not trained on | {_with_interval(test['zero_shot'])} | | |")
-    return [*lines, "", "On the test data of the run, by this checkpoint; 95 % intervals of the bootstrap.", ""]
-
-
-def _with_interval(score: Mapping[str, float]) -> str:
-    return f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
 
 
 def _limits(description: Mapping[str, Any], model: TaskCardModel) -> list[str]:

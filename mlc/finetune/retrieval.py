@@ -148,7 +148,7 @@ class RetrievalTraining(FinetuneWork):
             "max_tokens": recipe.data.max_tokens,
             "languages": [language for language in self._data.trained_languages if language],
             "objectives": objectives_of(recipe).model_dump(mode="json"),
-            "start": {"model": recipe.model.start},
+            "start": recipe.model.start,
             "lora": None if lora is None else lora.to_json(),
             "data": {"examples": len(self._data.train), "sha256": self._data.digest},
         }

@@ -19,8 +19,10 @@ from small_models import make_checkpoint
 from torch import Tensor
 from training_processes import TrainingServer
 from transformers import AutoModel, AutoTokenizer
+from typer.testing import CliRunner
 
 from mlc.checkpoint.record import Record, step_name
+from mlc.cli import build_app
 from mlc.config import parse_recipe
 from mlc.data.batches import BatchBuilder
 from mlc.engine.metrics import is_clock, read_metrics
@@ -289,3 +291,21 @@ def test_pre_training_starts_from_no_adapters(folder: Path) -> None:
         find_start(str(folder / "glm-lora"))
     assert "mlc export" in str(caught.value)
     assert find_start(str(folder / "glm-start")).kind == "checkpoint"
+
+
+def test_an_exports_card_says_what_the_bi_encoder_was_trained_from_and_scores(folder: Path, tmp_path: Path) -> None:
+    run = folder / "glm-lora"
+    for model, out in ((run, tmp_path / "out"), (tmp_path / "out", tmp_path / "again")):
+        done = CliRunner().invoke(build_app(), ["export", str(model), str(out)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        card = (out / "README.md").read_text()
+        scores = json.loads((run / "test.json").read_text())["sets"]
+        assert set(scores) == {"de", "en"}
+        for fact in (
+            "* Trained from: `glm`, with adapters of rank 2, merged",
+            "* 12 examples of fine-tuning",
+            "* sha256 of the examples: `",
+            "| language | mrr | examples | trained on |",
+            f"| de | {scores['de']['scores']['mrr']['value']:.3f} (",
+        ):
+            assert fact in card, fact
