@@ -1,7 +1,8 @@
 """Code examples of a model card, one for each format of the export.
 
 In:  mlc.json and the representation.
-Out: lines of Markdown. Each example runs in the export's folder, and leaves float32 unit vectors in `embeddings`.
+Out: lines of Markdown. Each example runs in the export's folder. Those of formats leave float32 unit vectors in
+     `embeddings`, those of token heads print text.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import Any
 
 from mlc.model.int8_weights import INT8_FILE
 from mlc.tasks.encoder import Representation
+from mlc.tasks.token_heads import HEADS_KEY
 
 _TEXTS = ('folder = "."', 'texts = ["A text.", "Ein Text."]')
+_HOLE = ('folder = "."', 'before, after = "A text with", "in its middle."')
 _POOLING_CODE = {
     "mean": ('mask = batch["attention_mask"].unsqueeze(-1)', "pooled = (states * mask).sum(1) / mask.sum(1)"),
     "cls": ("pooled = states[:, 0]",),
@@ -36,7 +39,12 @@ def examples(
     if "transformers" in formats:
         yield _section("transformers", _transformers(description["dtype"], representation, own_code, half))
     if "onnx" in formats:
-        yield _section("onnxruntime", _onnx())
+        yield _section("onnxruntime", _onnx(own_code and "transformers" in formats))
+    for head in description.get(HEADS_KEY, ()):
+        title, code = (
+            ("### Filling blanks", _fill_blank()) if head == "glm" else ("### Guessing a masked token", _fill_mask())
+        )
+        yield [title, "", "```python", *code, "```", ""]
 
 
 def _section(title: str, code: list[str]) -> list[str]:
@@ -66,7 +74,7 @@ def _transformers(dtype: str, representation: Representation, own_code: bool, ha
         f"from transformers import {'AutoConfig, ' if dtype == 'int8' else ''}AutoModel, AutoTokenizer",
         "",
         *_TEXTS,
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})",
         *(_int8_model(trust) if dtype == "int8" else [f"model = AutoModel.from_pretrained(folder{trust})"]),
         f"model = model{'.get_encoder()' if half else ''}.eval()",
         'batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")',
@@ -94,15 +102,54 @@ def _int8_model(trust: str) -> list[str]:
     ]
 
 
-def _onnx() -> list[str]:
+def _onnx(own_code: bool) -> list[str]:
+    trust = ", trust_remote_code=True" if own_code else ""
     return [
         "import onnxruntime",
         "from transformers import AutoTokenizer",
         "",
         *_TEXTS,
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})",
         'batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")',
         'inputs = {name: batch[name].astype("int64") for name in ("input_ids", "attention_mask")}',
         'session = onnxruntime.InferenceSession(f"{folder}/onnx/model.onnx")',
         '(embeddings,) = session.run(["sentence_embedding"], inputs)',
     ]
+
+
+def _fill_blank() -> list[str]:
+    return [
+        "import json",
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
+        "",
+        *_HOLE,
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
+        "model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True).eval()",
+        'ids = json.load(open(f"{folder}/mlc.json"))["special_ids"]',
+        _row("[MASK]"),
+        'banned = [number for name, number in ids.items() if name != "[eop]"]',
+        'blank, start, end = ids["[MASK]"], ids["[sop]"], ids["[eop]"]',
+        "(tokens,) = model.fill(row, blank=blank, start=start, end=end, banned=banned, max_new_tokens=20)",
+        "print(before, tokenizer.decode(tokens), after)",
+    ]
+
+
+def _fill_mask() -> list[str]:
+    return [
+        "import json",
+        "import torch",
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
+        "",
+        *_HOLE,
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
+        "model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()",
+        'ids = json.load(open(f"{folder}/mlc.json"))["special_ids"]',
+        _row("[MLM]"),
+        "with torch.inference_mode():",
+        '    logits = model(torch.tensor([row])).logits[0, row.index(ids["[MLM]"])]',
+        "print(tokenizer.convert_ids_to_tokens(logits.topk(5).indices.tolist()))",
+    ]
+
+
+def _row(mark: str) -> str:
+    return f'row = [*tokenizer(before)["input_ids"][:-1], ids["{mark}"], *tokenizer(after)["input_ids"][1:]]'

@@ -25,6 +25,7 @@ EXAMPLES = (
     "mlc export runs/base exported/base",
     "mlc export runs/base exported/base --format sentence-transformers --format onnx --overwrite",
     "mlc export exported/base exported/base-int8 --dtype int8",
+    "mlc export runs/base exported/generator --heads",
     "mlc export runs/sentiment exported/sentiment --format transformers --format onnx",
     "mlc export runs/base exported/base --license cc-by-sa-4.0 --data-note 'Wikipedia of 2024.' --scores tatoeba.json",
 )
@@ -47,6 +48,9 @@ def export(
     scores: Annotated[
         list[Path] | None, typer.Option(help="Result of mlc evaluate (--json FILE) for the card; repeatable.")
     ] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Of a pre-trained GLM: also the heads that fill blanks and masked tokens.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is an export.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write what was checked here.")] = None,
 ) -> None:
@@ -54,7 +58,8 @@ def export(
 
     Every program that is to read it opens it and is compared with the model (equal token ids; embeddings, or logits of
     a fine-tuned model, within 1e-5, by onnxruntime within 1e-4) before it gets its name. Of a pre-trained model this is
-    the encoder without heads; of a fine-tuned one the best checkpoint with its head, adapters merged.
+    the encoder, with --heads also what scores tokens; of a fine-tuned one the best checkpoint with its head, adapters
+    merged.
     """
     run_export(
         model,
@@ -64,6 +69,7 @@ def export(
         license_=license_,
         data_note=data_note,
         scores=scores or [],
+        heads=heads,
         overwrite=overwrite,
         json_file=json_file,
     )
@@ -78,6 +84,7 @@ def run_export(
     license_: str = "",
     data_note: str = "",
     scores: Sequence[Path] = (),
+    heads: bool = False,
     overwrite: bool = False,
     json_file: Path | None = None,
     console: Console | None = None,
@@ -93,7 +100,9 @@ def run_export(
     disable_progress_bar()  # transformers' own: they tell of single files
     set_verbosity_error()  # of poolers, which encoders here do not have
     notes = CardNotes(license_, data_note, read_scores(scores))
-    report = export_model(model, out, formats=formats, dtype=cast("Dtype", dtype), notes=notes, overwrite=overwrite)
+    report = export_model(
+        model, out, formats=formats, dtype=cast("Dtype", dtype), notes=notes, heads=heads, overwrite=overwrite
+    )
     say = console or Console()
     lines = [f"skipped, not complete: {', '.join(report.skipped)}"] if report.skipped else []
     lines.append(

@@ -54,7 +54,7 @@ LOGIT_LIMITS = {
 """Of a head's outputs, which no norm brings back to 1; relative to the largest."""
 
 
-EQUAL = ("token ids", "translations")
+EQUAL = ("token ids", "translations", "fillings")
 """What has to be the same, not near."""
 
 
@@ -63,7 +63,7 @@ class Comparison:
     """What was compared, and how near it was.
 
     Attributes:
-        what: token ids, embeddings, last hidden states, logits, translations.
+        what: token ids, embeddings, last hidden states, logits, translations, fillings of blanks.
         opened_by: the program that read the export.
         texts: how many.
         max_difference: largest difference between two elements.

@@ -23,7 +23,7 @@ from mlc.export.compare import LOGIT_LIMITS, Comparison
 from mlc.export.folder import checked_folder
 from mlc.export.report import ExportReport, holds_weights
 from mlc.export.task_card import TaskCardModel, task_card
-from mlc.export.task_outputs import SampleRows, compare_ids, compare_written, forward_of
+from mlc.export.task_outputs import SampleRows, compare_filled, compare_ids, compare_written, forward_of
 from mlc.export.transformers_folder import CARD, Dtype, has_own_code, open_pretrained, write_pretrained
 from mlc.files import write_json
 from mlc.model.configuration_glm import MlcGlmConfig
@@ -104,11 +104,12 @@ def export_finetuned(
 def _check_kind(tuned: FinetunedModel, formats: Sequence[str]) -> None:
     """Refuse tasks without exports, and formats that are not the task's."""
     settings = tuned.task.settings
-    if settings.cloze is not None or isinstance(tuned.task, PartBTranslation):
+    if settings.cloze is not None:
         raise UsageError(
-            "models that write into a blank of the GLM are not exported yet",
-            found="cloze" if settings.cloze is not None else 'translation, decoder = "part_b"',
+            "models that score words in a blank are not exported: other programs know no such task",
+            found="cloze",
             where="MODEL",
+            hint='mlc evaluate opens the run; task.kind = "classification" trains a model for other programs',
         )
     if "sentence-transformers" in formats and settings.kind != "ranking":
         raise UsageError(
@@ -143,6 +144,8 @@ def _compare(
         comparisons.append(rows.compare(needed, forward_of(again.model), "mlc", LOGIT_LIMITS[dtype]))
         if isinstance(tuned.task, EncoderDecoderTranslation) and dtype == "fp32":
             comparisons.append(compare_written(rows, tuned.model, opened))
+        if isinstance(tuned.task, PartBTranslation) and dtype == "fp32":
+            comparisons.append(compare_filled(rows, tuned.task, tuned.model, opened))
     if "sentence-transformers" in formats:
         from mlc.export.cross_encoder import compare_cross_encoder
 

@@ -36,6 +36,7 @@ from mlc.export.compare import MAX_DIFFERENCE, Comparison, compare_vectors, limi
 from mlc.export.folder import checked_folder, refuse_existing
 from mlc.export.model_card import CardModel, model_card
 from mlc.export.report import FORMATS, ExportReport, check_formats, holds_weights
+from mlc.export.token_heads import Heads, check_heads, compare_heads, write_heads
 from mlc.export.transformers_folder import CARD, Dtype, has_own_code, open_pretrained, write_pretrained
 from mlc.files import write_json
 from mlc.model.build import encoder_of
@@ -52,6 +53,7 @@ from mlc.tasks.loading import (
     tokenizer_kind,
 )
 from mlc.tasks.locate import DESCRIPTION_FILE, EXPORT_FORMAT, find_model
+from mlc.tasks.token_heads import HEADS_KEY
 
 __all__ = ["FORMATS", "MAX_DIFFERENCE", "ExportReport", "export_model"]
 
@@ -65,6 +67,7 @@ def export_model(
     notes: CardNotes | None = None,
     overwrite: bool = False,
     sample: Sequence[str] = (),
+    heads: bool = False,
 ) -> ExportReport:
     """Write and check an export.
 
@@ -76,9 +79,11 @@ def export_model(
         notes: what the model card states about licence, data and scores.
         overwrite: replace `out`, if it is an export.
         sample: texts, beside the built-in ones, on which tokenizers and embeddings are compared.
+        heads: of a pre-trained GLM, its trained token heads as well.
 
     Raises:
-        UsageError: `out` exists, `model` is none of this project, or the formats and the dtype do not go together.
+        UsageError: `out` exists, `model` is none of this project, formats, dtype and heads do not go together, or there
+            are no heads.
         CheckpointError: the checkpoint is missing or damaged.
         MlcError: the export would not give the model's ids or embeddings; nothing is left behind.
     """
@@ -86,7 +91,7 @@ def export_model(
     out = Path(out).expanduser().absolute()
     refuse_existing(out, overwrite=overwrite)
     source = find_model(model)
-    if source.kind == "finetuned":
+    if source.kind == "finetuned" and not heads:
         from mlc.export.finetuned import export_finetuned
 
         return export_finetuned(source, out, chosen, dtype=dtype, notes=notes, sample=sample)
@@ -97,14 +102,17 @@ def export_model(
             where=str(model),
         )
     loaded = load_model(source)
+    if heads:
+        check_heads(source, loaded.description, chosen, dtype)
     representation = choose_representation(loaded)
     with checked_folder(out) as partial:
-        _write_model(loaded, partial, dtype, weights=chosen != ("onnx",))
+        written = _write_model(loaded, partial, dtype, weights=chosen != ("onnx",), heads=heads)
         texts = _write_tokenizer(loaded, partial, sample)
-        description = _description(loaded, chosen, dtype)
+        description = {**_description(loaded, chosen, dtype), HEADS_KEY: list(written)}
         write_json(partial / DESCRIPTION_FILE, description)
         comparisons = [Comparison("token ids", "transformers", texts, 0.0, None, 0.0)]
         comparisons += _write_and_compare(loaded, representation, partial, chosen, dtype, sample)
+        comparisons += compare_heads(written, partial, description["special_ids"], [*SAMPLE_TEXTS, *sample], dtype)
         weight_bytes = sum(file.stat().st_size for file in partial.rglob("*") if holds_weights(file))
         facts = CardModel(
             loaded.layers,
@@ -163,16 +171,22 @@ def _write_and_compare(
     return comparisons
 
 
-def _write_model(loaded: LoadedModel, folder: Path, dtype: Dtype, *, weights: bool) -> None:
+def _write_model(loaded: LoadedModel, folder: Path, dtype: Dtype, *, weights: bool, heads: bool) -> Heads:
+    """Everything of a model but its tokenizer; the models with heads, where they are wanted."""
+    written: Heads = {}
     if not weights:
         loaded.config.save_pretrained(folder)
-        return
-    write_pretrained(_whole_model(loaded), folder, dtype)
+        return written
+    if heads:
+        written = write_heads(loaded, folder, dtype)
+    else:
+        write_pretrained(_whole_model(loaded), folder, dtype)
     if loaded.projection is not None:
         weight = loaded.projection.weight.detach().contiguous()
         save_file({PROJECTION_KEY: weight}, folder / PROJECTION_FILE, metadata={"format": "pt"})
     if loaded.pooling_query is not None:
         save_file({QUERY_KEY: loaded.pooling_query.contiguous()}, folder / QUERY_FILE, metadata={"format": "pt"})
+    return written
 
 
 def _whole_model(loaded: LoadedModel) -> Any:

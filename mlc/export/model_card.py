@@ -190,8 +190,9 @@ def _limits(description: Mapping[str, Any], representation: Representation, mode
         "",
         "* Texts in languages other than the above, or longer than the longest input, were not seen in training.",
         "* Similarity of embeddings says nothing of truth; biases of the training texts are in it.",
-        "* The export holds the encoder only: no heads for masked tokens or for generation.",
     ]
+    if not description.get("heads"):
+        limits.append("* The export holds the encoder only: no heads for masked tokens or for generation.")
     if description["contrast"] is None:
         limits.append("* No contrastive objective shaped the embeddings; other layers may retrieve better.")
     if model.half:

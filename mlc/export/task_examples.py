@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlc.model.int8_weights import INT8_FILE
-from mlc.tasks.learned.translation_settings import tag
+from mlc.tasks.learned.translation_settings import TranslationSettings, tag
 
 TEXT, SECOND = '"A text."', '"Another text."'
 QUERY, PASSAGE = '"Who wrote the letter?"', '"The boy wrote a long letter to his friend."'
@@ -41,27 +41,28 @@ def task_examples(
     """One section a format; for the arguments see mlc.export.task_card.TaskCardModel."""
     formats, task = description["formats"], description["task"]
     yield ["## Use", "", "Run in this folder, or put its path in the place of `folder`.", ""]
+    # Also of the tokenizer: transformers looks at the model's configuration for it, and would ask.
+    trust = ", trust_remote_code=True" if own_code else ""
     if "transformers" in formats:
-        trust = ", trust_remote_code=True" if own_code else ""
         is_int8 = description["dtype"] == "int8"
         load = _int8_model(auto_class, trust) if is_int8 else [f"model = {auto_class}.from_pretrained(folder{trust})"]
         if needs_package:
             load = ["register_auto_classes()", *load]
         needed = ["AutoConfig", auto_class, "AutoTokenizer"] if is_int8 else [auto_class, "AutoTokenizer"]
         package = ["from mlc.model.registration import register_auto_classes"] if needs_package else []
-        yield _section("transformers", [*package, *_transformers(task, load, needed)])
+        yield _section("transformers", [*package, *_transformers(task, load, needed, trust)])
     if "sentence-transformers" in formats:
         yield _section("sentence-transformers", _cross_encoder(own_code))
     if "onnx" in formats:
         taken = [name for name in inputs if name != "token_type_ids" or not own_code]
-        yield _section("onnxruntime", _onnx(task, taken))
+        yield _section("onnxruntime", _onnx(task, taken, trust if "transformers" in formats else ""))
 
 
 def _section(title: str, code: Sequence[str]) -> list[str]:
     return [f"### With {title}", "", "```python", *code, "```", ""]
 
 
-def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence[str]) -> list[str]:
+def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence[str], trust: str) -> list[str]:
     by_hand = {"question_answering": _answer, "ranking": _rank, "translation": _translate}.get(task["kind"])
     start = [
         *(["import torch"] if by_hand or "AutoConfig" in needed else []),
@@ -69,7 +70,7 @@ def _transformers(task: Mapping[str, Any], load: Sequence[str], needed: Sequence
         f"from transformers import {', '.join(needed)}{'' if by_hand else ', pipeline'}",
         "",
         'folder = "."',
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})",
         *load,
     ]
     if by_hand:
@@ -124,12 +125,31 @@ def _rank(task: Mapping[str, Any]) -> list[str]:
 
 
 def _translate(task: Mapping[str, Any]) -> list[str]:
-    language = task["translation"]["directions"][0].split(">")[1]
+    translation = task["translation"]
+    language = translation["directions"][0].split(">")[1]
+    if translation["decoder"] == "part_b":
+        return _fill(task, language)
     return [
         f'text = "{tag(language)} " + {TEXT}  # the language to write',
         f'batch = tokenizer([text], truncation=True, max_length={task["max_tokens"]}, return_tensors="pt")',
         "written = model.eval().generate(**batch)",
         "answers = tokenizer.batch_decode(written, skip_special_tokens=True)",
+        "print(answers)",
+    ]
+
+
+def _fill(task: Mapping[str, Any], language: str) -> list[str]:
+    longest, most = task["max_tokens"] - 2, TranslationSettings(**task["translation"]).most_tokens
+    return [
+        f'text = "{tag(language)} " + {TEXT}  # the language to write',
+        'blank, start, end = tokenizer.convert_tokens_to_ids(["[gMASK]", "[sop]", "[eop]"])',
+        f'row = tokenizer(text, truncation=True, max_length={longest})["input_ids"]',
+        "row += [blank, tokenizer.sep_token_id]",
+        "unused = range(len(tokenizer), model.config.vocab_size)",
+        "banned = {*tokenizer.all_special_ids, blank, start, *unused} - {end}",
+        'ids = {"blank": blank, "start": start, "end": end, "banned": sorted(banned)}',
+        f"(tokens,) = model.eval().fill(row, **ids, max_new_tokens={most})",
+        "answers = [tokenizer.decode(tokens, skip_special_tokens=True)]",
         "print(answers)",
     ]
 
@@ -160,7 +180,7 @@ def _int8_model(auto_class: str, trust: str) -> list[str]:
     ]
 
 
-def _onnx(task: Mapping[str, Any], inputs: Sequence[str]) -> list[str]:
+def _onnx(task: Mapping[str, Any], inputs: Sequence[str], trust: str) -> list[str]:
     pairs = task["has_pairs"] or task["kind"] == "question_answering"
     given = f"[{TEXT}], [{SECOND}]" if pairs else f"[{TEXT}]"
     return [
@@ -168,7 +188,7 @@ def _onnx(task: Mapping[str, Any], inputs: Sequence[str]) -> list[str]:
         "from transformers import AutoTokenizer",
         "",
         'folder = "."',
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f"tokenizer = AutoTokenizer.from_pretrained(folder{trust})",
         f'batch = tokenizer({given}, padding=True, truncation=True, return_tensors="np")',
         f'inputs = {{name: batch[name].astype("int64") for name in {tuple(inputs)!r}}}'.replace("'", '"'),
         'session = onnxruntime.InferenceSession(f"{folder}/onnx/model.onnx")',

@@ -30,6 +30,7 @@ from mlc.tasks.examples import (
 from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.learned.predict import to_device
 from mlc.tasks.learned.task import LearnedTask, TaskSettings
+from mlc.tasks.learned.translation import PartBTranslation
 
 Inputs = Mapping[str, Tensor]
 Forward = Callable[[Inputs], Mapping[str, Tensor]]
@@ -120,6 +121,8 @@ class SampleRows:
     def __init__(self, task: LearnedTask, encoder: PieceEncoder, texts: Sequence[str]) -> None:
         self.settings, self.texts = task.settings, list(texts)
         self._outputs = head_outputs(task.settings.kind)
+        translation = task.settings.translation
+        self._is_flat = translation is not None and translation.decoder == "part_b"
         self.rows: Any = task.rows(encoder, sample_examples(task.settings, texts))
 
     def __len__(self) -> int:
@@ -141,14 +144,19 @@ class SampleRows:
 
     @torch.inference_mode()
     def logits(self, forward: Forward, rows_per_batch: int = 1) -> dict[str, Tensor]:
-        """Logits of all rows by name, in fp32, one behind another without the padding."""
+        """Logits of all rows by name, in fp32, one behind another without the padding.
+
+        Those of Part B come without their row, so rows with it go one by one.
+        """
+        rows_per_batch = 1 if self._is_flat else rows_per_batch
         columns = self._columns()
         found: dict[str, list[Tensor]] = {name: [] for name in self._outputs.names}
         for start in range(0, len(self), rows_per_batch):
             places = range(start, min(start + rows_per_batch, len(self)))
             outputs = forward(self.batch(places))
             for name, parts in found.items():
-                for place, row in zip(places, outputs[name], strict=True):
+                values = outputs[name][None] if self._is_flat else outputs[name]
+                for place, row in zip(places, values, strict=True):
                     parts.append((row if columns is None else row[: columns[place]]).float().flatten())
         return {name: torch.cat(parts) for name, parts in found.items()}
 
@@ -206,6 +214,16 @@ def compare_written(rows: SampleRows, model: Any, opened: Any) -> Comparison:
     """
     sources = {name: value for name, value in rows.batch(range(len(rows))).items() if name != "decoder_input_ids"}
     needed, found = (one.generate(**sources).tolist() for one in (model, opened))
+    for row, other in zip(needed, found, strict=True):
+        if row != other:
+            raise MlcError("the export translates otherwise", found=str(other[:10]), needed=str(row[:10]))
+    return Comparison("translations", "transformers", len(rows), 0.0, None, 0.0)
+
+
+def compare_filled(rows: SampleRows, task: PartBTranslation, model: Any, opened: Any) -> Comparison:
+    """Compare what two GLMs write into the blank behind each sample text; errors as in `compare_written`."""
+    inputs = rows.batch(range(len(rows)))
+    needed, found = (task.write(one, rows.rows, inputs).tolist() for one in (model, opened))
     for row, other in zip(needed, found, strict=True):
         if row != other:
             raise MlcError("the export translates otherwise", found=str(other[:10]), needed=str(row[:10]))

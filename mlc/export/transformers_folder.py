@@ -13,7 +13,7 @@ import copy
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,8 @@ TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 DTYPES = (*TORCH_DTYPES, "int8")
 CARD = "README.md"
 OWN_PACKAGE = "mlc."
+OTHER_AUTO_CLASSES = {"MlcGlmForBlankInfilling": "AutoModelForSeq2SeqLM"}
+"""Of classes that are not named after theirs."""
 _RELATIVE_IMPORT = re.compile(r"^\s*from \.(\w+) import", re.MULTILINE)
 _HEAD = re.compile(r"For[A-Z]\w*$")
 
@@ -59,6 +61,25 @@ def write_pretrained(model: PreTrainedModel, folder: Path, dtype: Dtype = "fp32"
         _write_code(model, folder)
 
 
+def write_pretrained_heads(models: Sequence[PreTrainedModel], folder: Path, dtype: Dtype) -> None:
+    """Write one model with several heads; the Auto class of each opens it with its head, AutoModel without any.
+
+    Args:
+        models: of this project, in fp32, with the same backbone.
+        folder: exists.
+        dtype: any but int8, which transformers does not open.
+
+    Raises:
+        MlcError: the model's code is not self-contained.
+    """
+    first, *others = (copy.deepcopy(model).to(TORCH_DTYPES[dtype]) for model in models)
+    own = first.state_dict()
+    more = {name: value for other in others for name, value in other.state_dict().items() if name not in own}
+    first.save_pretrained(folder, state_dict=own | more)
+    _change_config(folder, {"architectures": [type(model).__name__ for model in models]})
+    _write_code(first, folder, *others)
+
+
 def has_own_code(model: PreTrainedModel) -> bool:
     """Whether the model's class is this project's, so that others open it with `trust_remote_code=True` only."""
     return type(model).__module__.startswith(OWN_PACKAGE)
@@ -71,7 +92,7 @@ def auto_class_name(model_class: type) -> str:
         UsageError: transformers has no Auto class of that name.
     """
     head = _HEAD.search(model_class.__name__)
-    name = f"AutoModel{head.group() if head else ''}"
+    name = OTHER_AUTO_CLASSES.get(model_class.__name__, f"AutoModel{head.group() if head else ''}")
     if not hasattr(transformers, name):
         raise UsageError("no Auto class of transformers opens this model", found=model_class.__name__, needed=name)
     return name
@@ -88,9 +109,9 @@ def open_pretrained(folder: Path, auto_class: Any, dtype: Dtype) -> PreTrainedMo
     return opened.eval()
 
 
-def _write_code(model: PreTrainedModel, folder: Path) -> None:
-    """Copy the modules of the model's classes and every module they import, and say in config.json where they are."""
-    classes = {auto_class_name(found): found for found in (type(model.base_model), type(model))}
+def _write_code(model: PreTrainedModel, folder: Path, *others: PreTrainedModel) -> None:
+    """Copy the modules of the models' classes and every module they import, and say in config.json where they are."""
+    classes = {auto_class_name(found): found for found in (type(model.base_model), *map(type, (model, *others)))}
     config_class = type(model.config)
     _copy_modules([*classes.values(), config_class], folder)
     auto_map = {"AutoConfig": config_class, **classes}

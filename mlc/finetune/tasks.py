@@ -17,8 +17,10 @@ from mlc.tasks.learned.cloze import Cloze, cloze_settings
 from mlc.tasks.learned.kinds import task_of
 from mlc.tasks.learned.ranking import QueryGroups, RankingRows, Reranking, check_groups
 from mlc.tasks.learned.task import LearnedTask, TaskSettings
+from mlc.tasks.learned.translation import PartBTranslation
 from mlc.tasks.learned.translation_settings import TranslationSettings, directions_of
-from mlc.tasks.locate import ModelSource
+from mlc.tasks.locate import ModelSource, read_description
+from mlc.tasks.token_heads import check_part_b
 
 
 def learned_task(recipe: FinetuneRecipe, data: FinetuneData) -> LearnedTask:
@@ -57,13 +59,24 @@ def on_model(task: LearnedTask, source: ModelSource, encoder: PieceEncoder, data
     """The task with what it has to know of the model that it begins with.
 
     Raises:
-        UsageError, RecipeError: a cloze, and the model has no Part B, or its tokenizer cannot take the words.
+        UsageError, RecipeError: the task writes into a blank, and the model has no Part B, or its tokenizer cannot take
+            the words of a cloze.
     """
+    if isinstance(task, PartBTranslation) and not _writes_blanks(source):
+        check_part_b(source)
     if not isinstance(task, Cloze):
         return task
     task = task.with_start(source)
     task.check(encoder, [cast(ClassificationExample, example) for example in (*data.train, *data.dev, *data.test)])
     return task
+
+
+def _writes_blanks(source: ModelSource) -> bool:
+    """Whether it was fine-tuned to write into a blank."""
+    if source.kind != "finetuned":
+        return False
+    task = read_description(source.folder)["task"]
+    return bool(task.get("cloze")) or (task.get("translation") or {}).get("decoder") == "part_b"
 
 
 def training_rows(recipe: FinetuneRecipe, rows: TaskRows) -> TaskRows:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 
@@ -19,10 +19,10 @@ from mlc.errors import DataError, UsageError
 from mlc.generate.marked_text import MARKS, BlankTokenizer, MarkedText
 from mlc.model.decoding_glm import BlankPrompt, BlankTokens, Decoding, FilledBlank
 from mlc.model.generation_glm import MlcGlmForBlankInfilling
-from mlc.model.saving import load_training_model
 from mlc.tasks.encoder import batches_by_length
 from mlc.tasks.loading import tokenizer_kind
-from mlc.tasks.locate import ModelSource, find_model, read_description
+from mlc.tasks.locate import ModelSource, find_model
+from mlc.tasks.token_heads import check_part_b, load_head
 
 Precision = Literal["fp32", "bf16"]
 BATCH_TOKENS = 16384
@@ -90,7 +90,7 @@ class BlankFiller:
         """Open a model for filling blanks.
 
         Args:
-            model: run folder or checkpoint.
+            model: run folder, checkpoint, or export with heads.
             precision: of the weights and states; probabilities are fp32 at least.
             threads: torch's intra-op threads of this process; None = as they are.
             device: torch device; None = a GPU where there is one.
@@ -102,11 +102,10 @@ class BlankFiller:
         if threads is not None:
             torch.set_num_threads(threads)
         source = find_model(model)
-        _check_part_b(source)
-        trained, info = load_training_model(source.folder)
+        info = check_part_b(source)
         kind = tokenizer_kind(info)
         tokenizer = BlankTokenizer(source.folder / TOKENIZER_NAMES[kind], kind, info["special_ids"])
-        infilling = MlcGlmForBlankInfilling.from_training_model(trained)
+        infilling = cast(MlcGlmForBlankInfilling, load_head(source, "glm"))
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(infilling.to(place, dtype), tokenizer, source, info)
@@ -188,40 +187,6 @@ class BlankFiller:
             for mark, content, blank in zip(text.marks, contents, blanks, strict=True)
         )
         return FilledText(text.fill(contents), pieces)
-
-
-def _check_part_b(source: ModelSource) -> None:
-    if source.kind != "checkpoint":
-        kinds = {
-            "export": "an export, which holds the encoder alone",
-            "finetuned": "a model with the head of another task",
-            "huggingface": "a Hugging Face model",
-        }
-        raise UsageError(
-            "the model has no Part B to fill blanks with",
-            found=kinds[source.kind],
-            needed="a run or checkpoint of a GLM",
-            where=source.name,
-            hint="give the run folder: mlc generate runs/base",
-        )
-    info = read_description(source.folder)
-    if info["model"].get("architecture", "glm") != "glm":
-        raise UsageError(
-            "the model has no Part B to fill blanks with",
-            found=f'architecture = "{info["model"]["architecture"]}"',
-            needed='architecture = "glm"',
-            where=source.name,
-            hint="train a GLM with objectives.glm.weight above 0: mlc train RECIPE",
-        )
-    objectives = info.get("objectives")
-    if objectives and not objectives.get("glm", {}).get("weight"):
-        raise UsageError(
-            "the model was not trained to fill blanks",
-            found="objectives.glm.weight = 0",
-            needed="a weight above 0",
-            where=source.name,
-            hint="train with --set objectives.glm.weight=0.3",
-        )
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

@@ -75,6 +75,32 @@ class MlcGlmForBlankInfilling(MlcGlmTiedHeadModel):
         """Logits (..., V) of the backbone's states (..., D), in at least fp32."""
         return at_least_fp32(self.glm_bias(self.lm_head(self.glm_transform(states))))
 
+    def fill(
+        self,
+        part_a: Sequence[int],
+        *,
+        blank: int,
+        start: int,
+        end: int,
+        banned: Sequence[int] = (),
+        max_new_tokens: int = 40,
+    ) -> list[list[int]]:
+        """Fill the blanks of one text with the most probable tokens: `fill_blanks` in plain numbers.
+
+        Args:
+            part_a: token ids, [CLS] and [SEP] included.
+            blank, start, end: ids of [MASK] (or [sMASK], [gMASK]), [sop] and [eop].
+            banned: ids that are never generated.
+            max_new_tokens: of one blank.
+
+        Returns:
+            Tokens of each blank, from left to right, without [eop].
+        """
+        prompt = BlankPrompt(tuple(part_a), tuple(place for place, token in enumerate(part_a) if token == blank))
+        ids = BlankTokens(start, end, tuple(banned))
+        ((sample,),) = self.fill_blanks([prompt], ids, Decoding(max_new_tokens=max_new_tokens))
+        return [list(found.tokens) for found in sample]
+
     @torch.inference_mode()
     def fill_blanks(
         self,

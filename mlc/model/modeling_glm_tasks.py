@@ -39,6 +39,7 @@ class MlcGlmTaskModel(PreTrainedModel):
     config_class = MlcGlmConfig
     base_model_prefix = "model"
     _no_split_modules = ["MlcGlmBlock"]  # noqa: RUF012 (transformers asks for a list)
+    _keys_to_ignore_on_load_unexpected = [r"^(glm|mlm)_"]  # noqa: RUF012 (a list; token heads beside the backbone)
     _supports_sdpa = True
 
     def __init__(self, config: MlcGlmConfig) -> None:

@@ -27,6 +27,8 @@ BACKBONE = "backbone."
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 BESIDE_EXPORT = {"projection.safetensors": "projection", "attention_pooling.safetensors": "attention_pooling"}
 """Files of an export beside its encoder, and what their tensors belong to in a `TrainingModel`."""
+TOKEN_HEADS = ("glm_", "mlm_")
+"""Beginnings of names in an export with heads, which are those of a `TrainingModel`."""
 OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
 """What the first BERT models call the two halves of a norm."""
 
@@ -96,7 +98,8 @@ class StartSource:
         for path in _weight_files(self.folder):
             file = _opened(path, stack)
             for key in list(file.keys()):
-                places[BACKBONE + _plain_name(key, prefix)] = (file, key)
+                is_head = self.kind == "export" and key.startswith(TOKEN_HEADS)
+                places[key if is_head else BACKBONE + _plain_name(key, prefix)] = (file, key)
         for name, module in BESIDE_EXPORT.items():
             if self.kind == "export" and (self.folder / name).is_file():
                 file = _opened(self.folder / name, stack)

@@ -76,6 +76,7 @@ def run_cards(folders: list[Path], texts: list[str], home: Path) -> list[list[np
         [sys.executable, "-I", "-c", "\n".join(script)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert "Do you wish to run" not in done.stdout  # transformers would wait for somebody to answer
     return [[np.load(home / f"{place}-{n}.npy") for n in range(count)] for place, count in enumerate(counts)]
 
 

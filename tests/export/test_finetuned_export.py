@@ -79,6 +79,7 @@ def test_cards_run_where_this_package_does_not_exist(exported: dict[TaskKind, Ex
     command = [sys.executable, "-I", "-c", "\n".join(script)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Do you wish to run" not in done.stdout  # transformers would wait for somebody to answer
     for kind, report in exported.items():
         found = np.load(tmp_path / f"{kind}.npz")
         model = Predictor.load(report.folder.with_name(f"run-{kind}"), device="cpu").finetuned

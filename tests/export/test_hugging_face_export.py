@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,11 +130,12 @@ def test_a_wrong_export_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     make_checkpoint(tmp_path / "run", 1)
     write = hugging_face._write_model
 
-    def change_a_weight(loaded: hugging_face.LoadedModel, folder: Path, dtype: str, **options: bool) -> None:
+    def change_a_weight(loaded: hugging_face.LoadedModel, folder: Path, dtype: str, **options: bool) -> Any:
         weight = loaded.backbone.final_norm.weight
         weight.data[0] += 0.01
-        write(loaded, folder, dtype, **options)
+        written = write(loaded, folder, dtype, **options)
         weight.data[0] -= 0.01
+        return written
 
     monkeypatch.setattr(hugging_face, "_write_model", change_a_weight)
     with pytest.raises(MlcError, match="does not give the embeddings"):

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
 
-from mlc.errors import UsageError
 from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.generation_glm import MlcGlmForBlankInfilling
-from mlc.model.saving import load_training_model
 from mlc.tasks.learned.cloze_settings import ClozeTokens
 from mlc.tasks.locate import ModelSource, read_description
+from mlc.tasks.token_heads import check_part_b, load_head
 
 
 class MlcGlmForCloze(MlcGlmForBlankInfilling):
@@ -81,18 +80,17 @@ class MlcGlmForCloze(MlcGlmForBlankInfilling):
 
 
 def new_cloze_model(source: ModelSource, config: Any) -> MlcGlmForCloze:
-    """The backbone and the head of Part B of a run of `mlc train`, in fp32.
+    """The backbone and the head of Part B of a pre-trained GLM, in fp32.
 
     Args:
-        source: a checkpoint.
+        source: that `check_part_b` takes.
         config: of the model, with labels and dropout.
 
     Raises:
         CheckpointError: the weights are missing or damaged.
     """
-    trained, _ = load_training_model(source.folder)
     model: MlcGlmForCloze = MlcGlmForCloze(config).float()
-    model.load_state_dict(MlcGlmForBlankInfilling.from_training_model(trained).state_dict())
+    model.load_state_dict(load_head(source, "glm").state_dict())
     return model
 
 
@@ -103,34 +101,7 @@ def part_b_tokens(source: ModelSource) -> ClozeTokens:
         UsageError: the model has no Part B, or was not trained to fill one.
         CheckpointError: its description cannot be read.
     """
-    if source.kind not in ("checkpoint", "finetuned"):
-        raise _no_part_b(source, "an export, which holds the encoder alone" if source.kind == "export" else source.kind)
-    info = read_description(source.folder)
-    if source.kind == "finetuned":
-        cloze = info["task"].get("cloze")
-        if not cloze:
-            raise _no_part_b(source, f"a model fine-tuned for {info['task']['kind']}")
+    if source.kind == "finetuned" and (cloze := read_description(source.folder)["task"].get("cloze")):
         return ClozeTokens(**cloze["tokens"])
-    if info["model"].get("architecture", "glm") != "glm":
-        raise _no_part_b(source, f'architecture = "{info["model"]["architecture"]}"')
-    objectives = info.get("objectives")
-    if objectives and not objectives.get("glm", {}).get("weight"):
-        raise UsageError(
-            "the model was not trained to fill blanks",
-            found="objectives.glm.weight = 0",
-            needed="a weight above 0",
-            where=source.name,
-            hint="train with --set objectives.glm.weight=0.3",
-        )
-    ids = info["special_ids"]
+    ids = check_part_b(source)["special_ids"]
     return ClozeTokens(ids["[MASK]"], ids["[sop]"], ids["[eop]"])
-
-
-def _no_part_b(source: ModelSource, found: str) -> UsageError:
-    return UsageError(
-        "the model has no Part B to fill blanks with",
-        found=found,
-        needed="a GLM's run or checkpoint of mlc train with objectives.glm.weight above 0, or a run of kind cloze",
-        where=source.name,
-        hint='task.kind = "classification" learns from any model',
-    )

@@ -22,6 +22,7 @@ from mlc.tasks.learned.task import LearnedTask
 from mlc.tasks.learned.translation_rows import Boundaries, boundaries
 from mlc.tasks.learned.translation_settings import TranslationSettings
 from mlc.tasks.locate import ModelSource
+from mlc.tasks.token_heads import check_part_b, load_head
 
 
 def writes_beside_encoder(task: LearnedTask) -> bool:
@@ -31,15 +32,19 @@ def writes_beside_encoder(task: LearnedTask) -> bool:
 
 
 def new_part_b(source: ModelSource, config: Any) -> MlcGlmForBlankInfilling:
-    """The backbone and the head of Part B of a run of `mlc train`.
+    """The backbone and the head of Part B of a pre-trained GLM.
 
     Args:
-        source: a checkpoint.
+        source: any but a fine-tuned one.
         config: of the model, with the dropout that is wanted.
+
+    Raises:
+        UsageError: the model has no Part B, or was not trained to fill one.
+        CheckpointError: the weights are missing or damaged.
     """
-    trained, _ = load_training_model(source.folder)
+    check_part_b(source)
     model = MlcGlmForBlankInfilling(config)
-    model.load_state_dict(MlcGlmForBlankInfilling.from_training_model(trained).state_dict())
+    model.load_state_dict(load_head(source, "glm").state_dict())
     return model
 
 
