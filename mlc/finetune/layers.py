@@ -21,6 +21,11 @@ ADAPTER_MARK = "lora_"
 """Part of the names of LoRA's matrices in peft."""
 
 
+def number_of_layers(config: Any) -> int:
+    """How many blocks the encoder has."""
+    return int(getattr(config, "encoder", config).num_hidden_layers)
+
+
 def blocks_of(model: nn.Module, layers: int) -> nn.ModuleList:
     """The encoder's blocks: the module list of so many.
 
@@ -42,7 +47,7 @@ def blocks_of(model: nn.Module, layers: int) -> nn.ModuleList:
 
 def depths(model: nn.Module, config: Any) -> dict[int, int]:
     """{id of a parameter: its depth}."""
-    layers = _layers(config)
+    layers = number_of_layers(config)
     found = {id(parameter): layers + 1 for parameter in model.parameters()}
     for number, block in enumerate(blocks_of(model, layers)):
         found |= {id(parameter): number + 1 for parameter in block.parameters()}
@@ -67,7 +72,7 @@ def freeze(model: nn.Module, config: Any, section: FreezeSection) -> None:
     Raises:
         RecipeError: more layers than the model has.
     """
-    layers = _layers(config)
+    layers = number_of_layers(config)
     if config.is_encoder_decoder and getattr(_base(model), "pooler", None) is not None:
         _base(model).pooler.requires_grad_(False)  # a decoder does not read it
     if section.layers > layers:
@@ -98,7 +103,7 @@ def parameter_groups(
     """
     plain = optimizer.layer_decay == 1 and optimizer.embedding_learning_rate_scale == 1
     uniform = plain and not freezing.unfreeze_every_steps
-    layers = _layers(config)
+    layers = number_of_layers(config)
     depth = {} if uniform else depths(model, config)
     head, embeddings = head_of(model), {id(p) for module in _embeddings(model) for p in module.parameters()}
     groups: dict[tuple[float, float, int], list[nn.Parameter]] = {}
@@ -135,11 +140,6 @@ def _base(model: Any) -> Any:
     if isinstance(inner, TrainingModel):
         return inner.backbone
     return inner.get_encoder() if inner.config.is_encoder_decoder else getattr(inner, inner.base_model_prefix)
-
-
-def _layers(config: Any) -> int:
-    """Of the encoder."""
-    return int(getattr(config, "encoder", config).num_hidden_layers)
 
 
 def _inner(model: Any) -> Any:

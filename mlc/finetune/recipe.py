@@ -149,7 +149,7 @@ class LoraSection(Section):
     """The product is scaled by alpha / rank."""
     dropout: Probability = 0.0
     targets: tuple[str, ...] = ()
-    """Ends of the names of linear layers; empty = all linear layers of the encoder's blocks."""
+    """Ends of the names of linear layers of the encoder's blocks; empty = all of them."""
 
 
 class FinetuneOptimizerSection(OptimizerSection):
@@ -233,8 +233,6 @@ class FinetuneRecipe(RunRecipe):
                 raise ValueError(f'[translation]: task.kind = "{self.task.kind}" has no use for it')
         elif self.translation.decoder == "part_b" and (self.translation.layers or self.translation.heads):
             raise ValueError('translation.layers and heads: with decoder = "part_b" the GLM itself writes')
-        elif self.translation.decoder == "encoder_decoder" and self.lora.rank:
-            raise ValueError("lora: a decoder beside the encoder is new, so there is nothing to adapt; not yet")
         return self
 
     @pydantic.model_validator(mode="after")

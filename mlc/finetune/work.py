@@ -29,14 +29,14 @@ from mlc.engine.work import ChangeRules, Parts
 from mlc.errors import RecipeError
 from mlc.finetune.batches import FinetuneBatches
 from mlc.finetune.data import FinetuneData, read_data
-from mlc.finetune.layers import blocks_of, freeze, head_of, parameter_groups
+from mlc.finetune.layers import blocks_of, freeze, head_of, number_of_layers, parameter_groups
 from mlc.finetune.recipe import FinetuneRecipe
 from mlc.finetune.resolve import model_to_open, resolved_schedule
 from mlc.finetune.steps import FinetuneSteps
 from mlc.finetune.tasks import learned_task, on_model, training_rows
 from mlc.finetune.translation_copy import WholeCopy
 from mlc.finetune.trial import DevelopmentTrial, ScoredSet
-from mlc.model.adapters import LoraSettings, add_adapters, linear_layers
+from mlc.model.adapters import LoraSettings, add_adapters, layers_in, linear_layers
 from mlc.tasks.encoder import batch_tokens_of
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
@@ -87,7 +87,10 @@ class FinetuneWork:
         section = self.recipe.lora
         if not section.rank:
             return None
-        targets = section.targets or linear_layers(blocks_of(model, int(config.num_hidden_layers)))
+        blocks = blocks_of(model, number_of_layers(config))
+        targets = section.targets or linear_layers(blocks)
+        if config.is_encoder_decoder:
+            targets = layers_in(model, blocks, targets)
         # peft draws A from torch's own generator.
         torch.manual_seed(self.recipe.run.seed)
         return LoraSettings(section.rank, section.alpha, section.dropout, targets)

@@ -62,6 +62,22 @@ def linear_layers(blocks: nn.Module) -> tuple[str, ...]:
     )
 
 
+def layers_in(model: nn.Module, blocks: nn.Module, targets: Sequence[str]) -> tuple[str, ...]:
+    """Whole names in `model` of those linear layers of `blocks` whose names end in one of `targets`.
+
+    For models with a decoder, whose layers have such names too.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    own = {id(module) for module in blocks.modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in model.named_modules() if id(module) in own]
+    found = tuple(name for name in names if name.endswith(tuple(f".{target}" for target in targets)))
+    if not found:
+        raise _no_layers(", ".join(targets), names)
+    return found
+
+
 def add_adapters(model: Any, settings: LoraSettings, trained: Sequence[nn.Parameter]) -> Any:
     """Wrap a model; adapters and `trained` have gradients, nothing else.
 
@@ -122,7 +138,10 @@ def _adapted(model: Any, settings: LoraSettings, adapt: Callable[[Any, Any], Any
         return adapt(model, config)
     except ValueError as error:
         known = sorted(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-        raise RecipeError(
-            "the adapters cannot be put in", found=str(error).splitlines()[0], needed=f"ends of {', '.join(known)}",
-            where="lora.targets",
-        ) from None  # fmt: skip
+        raise _no_layers(str(error).splitlines()[0], known) from None
+
+
+def _no_layers(found: str, known: Sequence[str]) -> RecipeError:
+    return RecipeError(
+        "the adapters cannot be put in", found=found, needed=f"ends of {', '.join(known)}", where="lora.targets"
+    )

@@ -6,7 +6,7 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tomli_w
@@ -26,21 +26,26 @@ from mlc.finetune.batches import FinetuneBatches
 from mlc.finetune.data import read_data
 from mlc.finetune.recipe import FinetuneRecipe
 from mlc.finetune.tasks import learned_task
+from mlc.finetune.work import Finetuning
+from mlc.model.adapters import WRAPPED
+from mlc.model.saving import WeightReader, read_info
 from mlc.recipe import ModelSection
+from mlc.tasks.examples import TranslationExample
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
 from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.learned.models import HeadSettings, load_finetuned, new_model
-from mlc.tasks.learned.predict import to_device
+from mlc.tasks.learned.predict import Predictor, to_device
 from mlc.tasks.learned.translation_decoding import Translator
-from mlc.tasks.locate import find_model
+from mlc.tasks.locate import FORMATS, find_model
 
 STEPS = 3
+ALPHA = 8.0
 Table = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, starts, and two runs on two ranks: Part B of the GLM, and a decoder beside an encoder."""
+    """Data, starts, and runs on two ranks: Part B of the GLM, and a decoder beside an encoder, which may be adapted."""
     folder = tmp_path_factory.mktemp("translation-runs")
     make_checkpoint(folder / "glm", 1)
     make_encoder(folder / "xlmr")
@@ -53,6 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables: dict[str, Table] = {
         "two": translation_table(folder, folder / "glm", train, **part_b),
         "beside": translation_table(folder, folder / "xlmr", train, **scored),
+        "adapted": translation_table(folder, folder / "xlmr", train, **scored, lora={"rank": 2, "alpha": ALPHA}),
     }
     with TrainingServer(folder / "printed") as server:
         for name, table in tables.items():
@@ -110,6 +116,52 @@ def test_a_checkpoint_opens_with_its_weights(folder: Path, name: str) -> None:
     assert all("pooler" in key for key in kept), kept
 
 
+def test_adapters_in_an_encoder_with_a_decoder_beside_it(folder: Path) -> None:
+    source = find_model(folder / "adapted")
+    with WeightReader(source.folder, read_info(source.folder, FORMATS)) as reader:
+        saved = {name.removeprefix(WRAPPED): reader.read(name).clone() for name in reader.shapes}
+    loaded = load_finetuned(source)
+    seed = parse_recipe(_table(folder / "adapted.toml"), FinetuneRecipe, where="test").run.seed
+    before = new_model(find_model(folder / "xlmr"), loaded.task, HeadSettings(seed)).state_dict()
+    merged = loaded.model.state_dict()
+    adapted = {name.replace("base_layer.", "") for name in saved if ".base_layer.weight" in name}
+    assert len(adapted) == 12  # of two blocks: query, key, value, output, and two of the feed-forward layer
+    assert all(name.startswith("encoder.encoder.layer.") for name in adapted)
+    for name in adapted:
+        layer, _, end = name.rpartition(".")
+        assert torch.equal(saved[f"{layer}.base_layer.{end}"], before[name]), name
+        first, second = (saved[f"{layer}.lora_{part}.default.weight"] for part in "AB")
+        assert second.any(), name
+        assert torch.equal(merged[name], before[name] + second @ first * (ALPHA / 2)), name
+    for name, value in before.items():
+        if name.startswith("encoder.") and name not in adapted:
+            assert torch.equal(merged[name], value), name
+        if name.startswith("decoder.") and name.endswith("query.weight"):
+            assert not torch.equal(merged[name], value), name
+    # B = 0 at first: the first step computes what it does without adapters.
+    assert read_metrics(folder / "adapted")[0]["loss"] == read_metrics(folder / "beside")[0]["loss"]
+
+
+def test_a_checkpoint_with_adapters_scores_as_the_run_did(folder: Path) -> None:
+    recipe = parse_recipe(_table(folder / "adapted.toml"), FinetuneRecipe, where="test")
+    examples = [cast(TranslationExample, example) for example in read_data(recipe).test]
+    predictor = Predictor.load(folder / "adapted", device="cpu")
+    scores = predictor.finetuned.task.score(examples, predictor.predict(examples)).scores
+    test = json.loads((folder / "adapted" / "test.json").read_text())
+    assert test["sets"]["en>de"]["scores"]["chrf"]["value"] == pytest.approx(scores["chrf"].value)
+
+
+def test_adapters_of_layers_that_the_encoder_lacks_are_refused(folder: Path) -> None:
+    lora = {"rank": 2, "targets": ["crossattention.self.query"]}
+    table = translation_table(folder, folder / "xlmr", [folder / "train" / "en-de.jsonl"], lora=lora)
+    table["run"]["folder"] = str(folder / "refused")
+    work = Finetuning(parse_recipe(table, FinetuneRecipe, where="test"))
+    work.check(1)
+    with pytest.raises(RecipeError, match=r"cannot be put in; found crossattention\.self\.query") as caught:
+        work._model(None)
+    assert "crossattention" not in str(caught.value).split("needed")[1]
+
+
 def test_a_run_is_evaluated(folder: Path) -> None:
     arguments = ["evaluate", "translation", "--model", str(folder / "two"), "--resamples", "10"]
     data = write_pairs(folder / "other", "de", "fr", 5)
@@ -139,7 +191,6 @@ def test_a_run_is_evaluated(folder: Path) -> None:
 def test_what_does_not_fit_is_refused(folder: Path) -> None:
     refused: list[tuple[Table, str]] = [
         ({"translation": {"decoder": "part_b", "layers": 2}}, "the GLM itself writes"),
-        ({"lora": {"rank": 2}}, "nothing to adapt"),
         ({"task": {"kind": "regression"}, "translation": {"beams": 2}}, "no use for it"),
     ]
     for changes, message in refused:
