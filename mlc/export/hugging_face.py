@@ -35,7 +35,7 @@ from mlc.export.card_facts import CardNotes, name_of_start, read_test, training_
 from mlc.export.compare import MAX_DIFFERENCE, Comparison, compare_vectors, limit_of
 from mlc.export.folder import checked_folder, refuse_existing
 from mlc.export.model_card import CardModel, model_card
-from mlc.export.report import FORMATS, ExportReport, check_formats, holds_weights
+from mlc.export.report import FORMATS, ExportReport, Format, check_formats, holds_weights
 from mlc.export.token_heads import Heads, check_heads, compare_heads, write_heads
 from mlc.export.transformers_folder import CARD, Dtype, has_own_code, open_pretrained, write_pretrained
 from mlc.files import write_json
@@ -52,7 +52,7 @@ from mlc.tasks.loading import (
     load_model,
     tokenizer_kind,
 )
-from mlc.tasks.locate import DESCRIPTION_FILE, EXPORT_FORMAT, find_model
+from mlc.tasks.locate import DESCRIPTION_FILE, EXPORT_FORMAT, ModelSource, find_model
 from mlc.tasks.token_heads import HEADS_KEY
 
 __all__ = ["FORMATS", "MAX_DIFFERENCE", "ExportReport", "export_model"]
@@ -91,9 +91,14 @@ def export_model(
     out = Path(out).expanduser().absolute()
     refuse_existing(out, overwrite=overwrite)
     source = find_model(model)
-    if source.kind == "finetuned" and not heads:
+    if source.kind == "finetuned":
         from mlc.export.finetuned import export_finetuned
 
+        if heads:
+            raise UsageError(
+                "a fine-tuned model has the head of its task", found=source.name, where="--heads",
+                hint="leave out --heads, or export what it was fine-tuned from",
+            )  # fmt: skip
         return export_finetuned(source, out, chosen, dtype=dtype, notes=notes, sample=sample)
     if source.kind not in ("checkpoint", "export"):
         raise UsageError(
@@ -101,17 +106,29 @@ def export_model(
             found=f"{source.kind} {source.name}",
             where=str(model),
         )
+    return _export_encoder(source, out, chosen, dtype, notes, sample, heads)
+
+
+def _export_encoder(
+    source: ModelSource,
+    out: Path,
+    formats: tuple[Format, ...],
+    dtype: Dtype,
+    notes: CardNotes | None,
+    sample: Sequence[str],
+    heads: bool,
+) -> ExportReport:
     loaded = load_model(source)
     if heads:
-        check_heads(source, loaded.description, chosen, dtype)
+        check_heads(source, loaded.description, formats, dtype)
     representation = choose_representation(loaded)
     with checked_folder(out) as partial:
-        written = _write_model(loaded, partial, dtype, weights=chosen != ("onnx",), heads=heads)
+        written = _write_model(loaded, partial, dtype, weights=formats != ("onnx",), heads=heads)
         texts = _write_tokenizer(loaded, partial, sample)
-        description = {**_description(loaded, chosen, dtype), HEADS_KEY: list(written)}
+        description = {**_description(loaded, formats, dtype), HEADS_KEY: list(written)}
         write_json(partial / DESCRIPTION_FILE, description)
         comparisons = [Comparison("token ids", "transformers", texts, 0.0, None, 0.0)]
-        comparisons += _write_and_compare(loaded, representation, partial, chosen, dtype, sample)
+        comparisons += _write_and_compare(loaded, representation, partial, formats, dtype, sample)
         comparisons += compare_heads(written, partial, description["special_ids"], [*SAMPLE_TEXTS, *sample], dtype)
         weight_bytes = sum(file.stat().st_size for file in partial.rglob("*") if holds_weights(file))
         facts = CardModel(
@@ -128,7 +145,7 @@ def export_model(
         checkpoint=source.name,
         step=description["step"],
         representation=representation,
-        formats=chosen,
+        formats=formats,
         dtype=dtype,
         comparisons=tuple(comparisons),
         max_difference=max(found.max_difference for found in comparisons if found.what == "embeddings"),

@@ -100,4 +100,6 @@ def test_what_has_no_export_is_refused(tmp_path: Path) -> None:
     run = make_finetuned(tmp_path / "part-b", "translation", translation=PART_B)
     with pytest.raises(UsageError, match="does not fit into one graph"):
         export_model(run, tmp_path / "out", formats=["onnx"])
+    with pytest.raises(UsageError, match="has the head of its task"):
+        export_model(run, tmp_path / "out", heads=True)
     assert not (tmp_path / "out").exists()
