@@ -77,7 +77,7 @@ def write_made_up_data(train: Path, test: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train both ways with every seed; `mlc finetune` prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a GLM's run folder or checkpoint")
+    parser.add_argument("model", help="a GLM: run folder, checkpoint, or export with heads")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--train", help="JSON lines")
     parser.add_argument("--test", help="JSON lines")

@@ -52,7 +52,10 @@ class Source:
 
 
 def generate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run folder (newest checkpoint) or a checkpoint.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Run folder (newest checkpoint), a checkpoint, or an export with heads."),
+    ],
     text: Annotated[list[str] | None, typer.Option("--text", help="A text; may be given several times.")] = None,
     data: Annotated[Path | None, typer.Option(help='Texts: .txt, a line each, or .jsonl with "text".')] = None,
     out: Annotated[Path | None, typer.Option(help="Write here. Default: standard output.")] = None,
