@@ -140,7 +140,9 @@ def _cases(folder: Path) -> dict[str, Table]:
         "GLM retrieval": case("retrieval", "rankings.jsonl", "glm", ranking=ranking),
         "GLM retrieval with LoRA": case("retrieval", "rankings.jsonl", "glm", ranking=ranking, lora=adapters),
         "GLM cloze": case("cloze", "train.jsonl", "glm", cloze=WORDING),
-        "GLM translation": case("translation", pairs, "glm", translation={"max_target_tokens": 24}),
+        "GLM translation by Part B": case(
+            "translation", pairs, "glm", translation={"decoder": "part_b", "max_target_tokens": 24}
+        ),
         "GLM translation with a decoder": case(
             "translation", pairs, "glm", translation={"decoder": "encoder_decoder", "max_target_tokens": 24}
         ),
