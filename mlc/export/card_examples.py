@@ -15,7 +15,6 @@ from mlc.tasks.encoder import Representation
 from mlc.tasks.token_heads import HEADS_KEY
 
 _TEXTS = ('folder = "."', 'texts = ["A text.", "Ein Text."]')
-_HOLE = ('folder = "."', 'before, after = "A text with", "in its middle."')
 _POOLING_CODE = {
     "mean": ('mask = batch["attention_mask"].unsqueeze(-1)', "pooled = (states * mask).sum(1) / mask.sum(1)"),
     "cls": ("pooled = states[:, 0]",),
@@ -41,14 +40,18 @@ def examples(
     if "onnx" in formats:
         yield _section("onnxruntime", _onnx(own_code and "transformers" in formats))
     for head in description.get(HEADS_KEY, ()):
-        title, code = (
-            ("### Filling blanks", _fill_blank()) if head == "glm" else ("### Guessing a masked token", _fill_mask())
-        )
-        yield [title, "", "```python", *code, "```", ""]
+        if head == "glm":
+            yield _fenced("Filling blanks", _fill_blank())
+        else:
+            yield _fenced("Guessing a masked token", _guess_masked())
 
 
 def _section(title: str, code: list[str]) -> list[str]:
-    return [f"### With {title}", "", "```python", *code, "print(embeddings @ embeddings.T)", "```", ""]
+    return _fenced(f"With {title}", [*code, "print(embeddings @ embeddings.T)"])
+
+
+def _fenced(title: str, code: list[str]) -> list[str]:
+    return [f"### {title}", "", "```python", *code, "```", ""]
 
 
 def _sentence_transformers(representation: Representation, own_code: bool) -> list[str]:
@@ -120,13 +123,7 @@ def _onnx(own_code: bool) -> list[str]:
 def _fill_blank() -> list[str]:
     return [
         "import json",
-        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
-        "",
-        *_HOLE,
-        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
-        "model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True).eval()",
-        'ids = json.load(open(f"{folder}/mlc.json"))["special_ids"]',
-        _row("[MASK]"),
+        *_with_hole("AutoModelForSeq2SeqLM", "[MASK]"),
         'banned = [number for name, number in ids.items() if name != "[eop]"]',
         'blank, start, end = ids["[MASK]"], ids["[sop]"], ids["[eop]"]',
         "(tokens,) = model.fill(row, blank=blank, start=start, end=end, banned=banned, max_new_tokens=20)",
@@ -134,22 +131,26 @@ def _fill_blank() -> list[str]:
     ]
 
 
-def _fill_mask() -> list[str]:
+def _guess_masked() -> list[str]:
     return [
         "import json",
         "import torch",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
-        "",
-        *_HOLE,
-        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
-        "model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()",
-        'ids = json.load(open(f"{folder}/mlc.json"))["special_ids"]',
-        _row("[MLM]"),
+        *_with_hole("AutoModelForMaskedLM", "[MLM]"),
         "with torch.inference_mode():",
         '    logits = model(torch.tensor([row])).logits[0, row.index(ids["[MLM]"])]',
         "print(tokenizer.convert_ids_to_tokens(logits.topk(5).indices.tolist()))",
     ]
 
 
-def _row(mark: str) -> str:
-    return f'row = [*tokenizer(before)["input_ids"][:-1], ids["{mark}"], *tokenizer(after)["input_ids"][1:]]'
+def _with_hole(auto_class: str, mark: str) -> list[str]:
+    """A model with a token head, and a row with a mark in it."""
+    return [
+        f"from transformers import {auto_class}, AutoTokenizer",
+        "",
+        'folder = "."',
+        'before, after = "A text with", "in its middle."',
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
+        f"model = {auto_class}.from_pretrained(folder, trust_remote_code=True).eval()",
+        'ids = json.load(open(f"{folder}/mlc.json"))["special_ids"]',
+        f'row = [*tokenizer(before)["input_ids"][:-1], ids["{mark}"], *tokenizer(after)["input_ids"][1:]]',
+    ]

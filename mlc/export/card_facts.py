@@ -90,9 +90,30 @@ def training_data(loaded: LoadedModel) -> dict[str, Any] | None:
     return {**found, **_shards(data.get("shards"), loaded.description.get("shards_sha256"))}
 
 
-def name_of_start(model: str) -> str:
-    """What a run began with, without the folders around it: they mean nothing elsewhere."""
-    return Path(model).name if Path(model).is_absolute() else model
+def kept_facts(saved: Mapping[str, Any], source: ModelSource, dtype: str) -> dict[str, Any]:
+    """What an export's mlc.json says of its weights and of how they came about; another export's facts are kept.
+
+    Args:
+        saved: the mlc.json of what is exported.
+        source: where that is.
+        dtype: of the export.
+
+    Returns:
+        "dtype"; "rounded", the narrower dtypes that the weights went through; "step"; "start", what it began with,
+        without the folders around it, which mean nothing elsewhere; "merged_lora"; "test", of `read_test`.
+    """
+    is_export, start = "formats" in saved, saved.get("start")
+    if start and Path(start).is_absolute():
+        start = Path(start).name
+    rounded = [*saved.get("rounded", ()), *([dtype] if dtype != "fp32" else [])]
+    return {
+        "dtype": dtype,
+        "rounded": list(dict.fromkeys(rounded)),
+        "step": saved.get("step", source.step),
+        "start": start,
+        "merged_lora": saved.get("merged_lora" if is_export else "lora"),
+        "test": saved.get("test") if is_export else read_test(source),
+    }
 
 
 def read_test(source: ModelSource) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from mlc.errors import MlcError, UsageError
-from mlc.export.card_facts import CardNotes, name_of_start, read_test
+from mlc.export.card_facts import CardNotes, kept_facts
 from mlc.export.compare import LOGIT_LIMITS, Comparison
 from mlc.export.folder import checked_folder
 from mlc.export.report import ExportReport, holds_weights
@@ -168,18 +168,11 @@ def _check_labels(tuned: FinetunedModel, config: Any) -> None:
 def _description(tuned: FinetunedModel, formats: Sequence[str], dtype: Dtype) -> dict[str, Any]:
     """mlc.json: what the checkpoint's says, without what only its pieces of weights and adapters need."""
     saved = {key: value for key, value in tuned.description.items() if key != SHAPES}
-    rounded = [*saved.get("rounded", ()), *([dtype] if dtype != "fp32" else [])]
-    is_export = "formats" in saved
     return {
         **saved,
+        **kept_facts(saved, tuned.source, dtype),
         "format": FINETUNED_FORMAT,
         "version": 1,
         "formats": list(formats),
-        "dtype": dtype,
-        "rounded": list(dict.fromkeys(rounded)),
         "lora": None,
-        "merged_lora": saved.get("merged_lora") if is_export else saved["lora"],
-        "start": name_of_start(saved["start"]),
-        "step": saved.get("step", tuned.source.step),
-        "test": saved.get("test") if is_export else read_test(tuned.source),
     }

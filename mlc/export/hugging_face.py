@@ -31,7 +31,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mlc.data.manifest import TOKENIZER_NAMES
 from mlc.errors import CheckpointError, UsageError
-from mlc.export.card_facts import CardNotes, name_of_start, read_test, training_data
+from mlc.export.card_facts import CardNotes, kept_facts, training_data
 from mlc.export.compare import MAX_DIFFERENCE, Comparison, compare_vectors, limit_of
 from mlc.export.folder import checked_folder, refuse_existing
 from mlc.export.model_card import CardModel, model_card
@@ -106,6 +106,8 @@ def export_model(
             found=f"{source.kind} {source.name}",
             where=str(model),
         )
+    if heads:
+        check_heads(source, chosen, dtype)
     return _export_encoder(source, out, chosen, dtype, notes, sample, heads)
 
 
@@ -119,8 +121,6 @@ def _export_encoder(
     heads: bool,
 ) -> ExportReport:
     loaded = load_model(source)
-    if heads:
-        check_heads(source, loaded.description, formats, dtype)
     representation = choose_representation(loaded)
     with checked_folder(out) as partial:
         written = _write_model(loaded, partial, dtype, weights=formats != ("onnx",), heads=heads)
@@ -248,14 +248,11 @@ def _check_identity(loaded: LoadedModel, model_file: Path) -> None:
 
 def _description(loaded: LoadedModel, formats: Sequence[str], dtype: Dtype) -> dict[str, Any]:
     saved = loaded.description
-    rounded = [*saved.get("rounded", ()), *([dtype] if dtype != "fp32" else [])]
-    is_export = loaded.source.kind == "export"
     return {
+        **kept_facts(saved, loaded.source, dtype),
         "format": EXPORT_FORMAT,
         "version": 1,
         "formats": list(formats),
-        "dtype": dtype,
-        "rounded": list(dict.fromkeys(rounded)),
         "contrast": loaded.contrast,
         "max_tokens": saved["max_tokens"],
         "special_ids": saved["special_ids"],
@@ -264,10 +261,6 @@ def _description(loaded: LoadedModel, formats: Sequence[str], dtype: Dtype) -> d
         "vocab_size": saved["vocab_size"],
         "languages": list(saved.get("languages", ())),
         "objectives": saved.get("objectives"),
-        "step": saved.get("step", loaded.source.step),
-        "start": name_of_start(saved["start"]) if saved.get("start") else None,
-        "merged_lora": saved.get("merged_lora") if is_export else saved.get("lora"),
-        "test": saved.get("test") if is_export else read_test(loaded.source),
         "identity": _identity(loaded),
         "training_data": training_data(loaded),
     }

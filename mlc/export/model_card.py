@@ -141,9 +141,12 @@ def _training_data(description: Mapping[str, Any], notes: CardNotes) -> list[str
 
 def _scores(description: Mapping[str, Any], notes: CardNotes) -> list[list[str]]:
     test = description.get("test")
-    if test is None:
-        return [scores_section(notes.scores)]
-    return [test_section(test), *([scores_section(notes.scores, "Further scores")] if notes.scores else [])]
+    return [scores_section(notes.scores)] if test is None else run_scores(test, notes.scores)
+
+
+def run_scores(test: Mapping[str, Any] | None, rows: Sequence[ScoreRow]) -> list[list[str]]:
+    """The scores of a run on its test data, and those that the caller gave."""
+    return [_test_section(test), *([scores_section(rows, "Further scores")] if rows else [])]
 
 
 def scores_section(rows: Sequence[ScoreRow], title: str = "Scores") -> list[str]:
@@ -159,7 +162,7 @@ def scores_section(rows: Sequence[ScoreRow], title: str = "Scores") -> list[str]
     return [*lines, "", "As `mlc evaluate` wrote them; they were not computed again from this folder.", ""]
 
 
-def test_section(test: Mapping[str, Any] | None) -> list[str]:
+def _test_section(test: Mapping[str, Any] | None) -> list[str]:
     """A table of the scores of `read_test`, by language."""
     lines = ["## Scores", ""]
     if not test:

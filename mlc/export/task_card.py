@@ -12,7 +12,7 @@ from typing import Any
 
 from mlc.export.card_facts import CardNotes
 from mlc.export.compare import Comparison
-from mlc.export.model_card import checks_section, scores_section, start_of, test_section, yaml_languages
+from mlc.export.model_card import checks_section, run_scores, start_of, yaml_languages
 from mlc.export.task_examples import PIPELINES, TITLES, task_examples
 
 MOST_LABELS = 50
@@ -62,8 +62,7 @@ def task_card(
         [f"# {TITLES[description['task']['kind']]}", "", "Written by `mlc export`.", ""],
         _facts(description, model),
         _training_data(description, notes),
-        test_section(description.get("test")),
-        *([scores_section(notes.scores, "Further scores")] if notes.scores else []),
+        *run_scores(description.get("test"), notes.scores),
         *task_examples(description, model.auto_class, model.own_code, model.inputs, model.needs_package),
         checks_section(comparisons),
         _limits(description, model),

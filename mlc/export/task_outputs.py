@@ -214,20 +214,21 @@ def compare_written(rows: SampleRows, model: Any, opened: Any) -> Comparison:
     """
     sources = {name: value for name, value in rows.batch(range(len(rows))).items() if name != "decoder_input_ids"}
     needed, found = (one.generate(**sources).tolist() for one in (model, opened))
-    for row, other in zip(needed, found, strict=True):
-        if row != other:
-            raise MlcError("the export translates otherwise", found=str(other[:10]), needed=str(row[:10]))
-    return Comparison("translations", "transformers", len(rows), 0.0, None, 0.0)
+    return _same_translations(needed, found)
 
 
 def compare_filled(rows: SampleRows, task: PartBTranslation, model: Any, opened: Any) -> Comparison:
     """Compare what two GLMs write into the blank behind each sample text; errors as in `compare_written`."""
     inputs = rows.batch(range(len(rows)))
     needed, found = (task.write(one, rows.rows, inputs).tolist() for one in (model, opened))
+    return _same_translations(needed, found)
+
+
+def _same_translations(needed: list[list[int]], found: list[list[int]]) -> Comparison:
     for row, other in zip(needed, found, strict=True):
         if row != other:
             raise MlcError("the export translates otherwise", found=str(other[:10]), needed=str(row[:10]))
-    return Comparison("translations", "transformers", len(rows), 0.0, None, 0.0)
+    return Comparison("translations", "transformers", len(needed), 0.0, None, 0.0)
 
 
 def _one_on(texts: Sequence[str]) -> list[str]:

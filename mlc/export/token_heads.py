@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -22,21 +22,21 @@ from mlc.export.compare import LOGIT_LIMITS, Comparison, compare_tensors
 from mlc.export.transformers_folder import Dtype, auto_class_name, open_pretrained, write_pretrained_heads
 from mlc.model.generation_glm import MlcGlmForBlankInfilling
 from mlc.tasks.loading import LoadedModel
-from mlc.tasks.locate import ModelSource
-from mlc.tasks.token_heads import Head, load_head, trained_heads
+from mlc.tasks.locate import ModelSource, read_description
+from mlc.tasks.token_heads import Head, load_heads, trained_heads
 
 Heads = Mapping[Head, PreTrainedModel]
 FILLED_TOKENS = 8
 """Of the blanks that are compared."""
 
 
-def check_heads(source: ModelSource, description: Mapping[str, Any], formats: Sequence[str], dtype: str) -> None:
+def check_heads(source: ModelSource, formats: Sequence[str], dtype: str) -> None:
     """Refuse heads where there are none, or where the files cannot hold them.
 
     Raises:
         UsageError: one of these.
     """
-    if not trained_heads(source, description):
+    if not trained_heads(source, read_description(source.folder)):
         raise UsageError(
             "the model has no token head that was trained",
             found=f"{source.kind} {source.name}",
@@ -54,12 +54,12 @@ def check_heads(source: ModelSource, description: Mapping[str, Any], formats: Se
 
 
 def write_heads(loaded: LoadedModel, folder: Path, dtype: Dtype) -> Heads:
-    """Write the model with its trained heads; errors as in `load_head` and `write_pretrained_heads`.
+    """Write the model with its trained heads; errors as in `load_heads` and `write_pretrained_heads`.
 
     Returns:
         The models, each with one head.
     """
-    heads = {head: load_head(loaded.source, head) for head in trained_heads(loaded.source, loaded.description)}
+    heads = load_heads(loaded.source, trained_heads(loaded.source, loaded.description))
     write_pretrained_heads(list(heads.values()), folder, dtype)
     return heads
 
@@ -81,28 +81,46 @@ def compare_heads(
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     rows = [tokenizer(text, truncation=True)["input_ids"] for text in texts]
-    found = []
+    found: list[Comparison] = []
     for head, needed in heads.items():
         opened = open_pretrained(folder, getattr(transformers, auto_class_name(type(needed))), dtype)
-        score, mark = (_score_blank, "[MASK]") if head == "glm" else (_score_masked, "[MLM]")
-        holed = [_with_hole(row, special_ids[mark]) for row in rows]
-        pairs = [(score(needed, row, special_ids), score(opened, row, special_ids)) for row in holed]
-        what = "logits of blanks" if head == "glm" else "logits of masked tokens"
-        found.append(compare_tensors(what, "transformers", pairs, LOGIT_LIMITS[dtype]))
-        if head == "glm" and dtype == "fp32":
-            found.append(_compare_fillings(needed, opened, holed, special_ids))
+        compare = _compare_blanks if head == "glm" else _compare_masked
+        found += compare(needed, opened, rows, special_ids, dtype)
     return found
 
 
-def fill(model: PreTrainedModel, part_a: Sequence[int], special_ids: Mapping[str, int]) -> list[list[int]]:
+def _compare_blanks(
+    needed: Any, opened: Any, rows: Sequence[Sequence[int]], special_ids: Mapping[str, int], dtype: Dtype
+) -> list[Comparison]:
+    holed = [_with_hole(row, special_ids["[MASK]"]) for row in rows]
+    pairs = [(_score_blank(needed, row, special_ids), _score_blank(opened, row, special_ids)) for row in holed]
+    scored = compare_tensors("logits of blanks", "transformers", pairs, LOGIT_LIMITS[dtype])
+    if dtype != "fp32":
+        return [scored]
+    for row in holed:
+        one, other = _fill(needed, row, special_ids), _fill(opened, row, special_ids)
+        if one != other:
+            raise MlcError("the export fills a blank otherwise", found=str(other[0][:10]), needed=str(one[0][:10]))
+    return [scored, Comparison("fillings", "transformers", len(rows), 0.0, None, 0.0)]
+
+
+def _compare_masked(
+    needed: Any, opened: Any, rows: Sequence[Sequence[int]], special_ids: Mapping[str, int], dtype: Dtype
+) -> list[Comparison]:
+    mark = special_ids["[MLM]"]
+    holed = [_with_hole(row, mark) for row in rows]
+    pairs = [(_score_masked(needed, row, mark), _score_masked(opened, row, mark)) for row in holed]
+    return [compare_tensors("logits of masked tokens", "transformers", pairs, LOGIT_LIMITS[dtype])]
+
+
+def _fill(model: MlcGlmForBlankInfilling, part_a: Sequence[int], special_ids: Mapping[str, int]) -> list[list[int]]:
     """As a card's example does it."""
-    banned = [number for name, number in special_ids.items() if name != "[eop]"]
-    return cast(MlcGlmForBlankInfilling, model).fill(
+    return model.fill(
         part_a,
         blank=special_ids["[MASK]"],
         start=special_ids["[sop]"],
         end=special_ids["[eop]"],
-        banned=banned,
+        banned=[number for name, number in special_ids.items() if name != "[eop]"],
         max_new_tokens=FILLED_TOKENS,
     )
 
@@ -129,17 +147,7 @@ def _score_blank(model: Any, part_a: Sequence[int], special_ids: Mapping[str, in
 
 
 @torch.inference_mode()
-def _score_masked(model: Any, row: Sequence[int], special_ids: Mapping[str, int]) -> Tensor:
+def _score_masked(model: Any, row: Sequence[int], mark: int) -> Tensor:
     """Logits (V,) of the masked token."""
-    logits: Tensor = model(input_ids=torch.tensor([row])).logits[0, row.index(special_ids["[MLM]"])].float()
+    logits: Tensor = model(input_ids=torch.tensor([row])).logits[0, row.index(mark)].float()
     return logits
-
-
-def _compare_fillings(
-    needed: PreTrainedModel, opened: PreTrainedModel, rows: Sequence[Sequence[int]], special_ids: Mapping[str, int]
-) -> Comparison:
-    for row in rows:
-        one, other = fill(needed, row, special_ids), fill(opened, row, special_ids)
-        if one != other:
-            raise MlcError("the export fills a blank otherwise", found=str(other[0][:10]), needed=str(one[0][:10]))
-    return Comparison("fillings", "transformers", len(rows), 0.0, None, 0.0)

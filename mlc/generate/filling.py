@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import torch
 
@@ -22,7 +22,7 @@ from mlc.model.generation_glm import MlcGlmForBlankInfilling
 from mlc.tasks.encoder import batches_by_length
 from mlc.tasks.loading import tokenizer_kind
 from mlc.tasks.locate import ModelSource, find_model
-from mlc.tasks.token_heads import check_part_b, load_head
+from mlc.tasks.token_heads import check_part_b, load_part_b
 
 Precision = Literal["fp32", "bf16"]
 BATCH_TOKENS = 16384
@@ -105,7 +105,7 @@ class BlankFiller:
         info = check_part_b(source)
         kind = tokenizer_kind(info)
         tokenizer = BlankTokenizer(source.folder / TOKENIZER_NAMES[kind], kind, info["special_ids"])
-        infilling = cast(MlcGlmForBlankInfilling, load_head(source, "glm"))
+        infilling = load_part_b(source)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(infilling.to(place, dtype), tokenizer, source, info)

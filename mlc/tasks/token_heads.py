@@ -8,8 +8,8 @@ A checkpoint of `mlc train` has both; an export has those that `mlc export --hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -74,18 +74,26 @@ def check_part_b(source: ModelSource) -> dict[str, Any]:
     )
 
 
-def load_head(source: ModelSource, head: Head) -> PreTrainedModel:
-    """The model with one of its `trained_heads`, in fp32, in evaluation mode.
+def load_heads(source: ModelSource, heads: Sequence[Head]) -> dict[Head, PreTrainedModel]:
+    """The model with each of some of its `trained_heads`, in fp32, in evaluation mode.
 
     Raises:
         CheckpointError: the weights are missing, damaged, or do not fit.
     """
-    model_class: Any = HEAD_CLASSES[head]
     if source.kind == "checkpoint":
-        trained, _ = load_training_model(source.folder)
-        loaded: PreTrainedModel = model_class.from_training_model(trained)
-        return loaded
+        trained: Any = load_training_model(source.folder)[0]
+        classes: dict[Head, Any] = {head: HEAD_CLASSES[head] for head in heads}
+        return {head: model_class.from_training_model(trained) for head, model_class in classes.items()}
     register_auto_classes()
+    return {head: _open_head(source, HEAD_CLASSES[head]) for head in heads}
+
+
+def load_part_b(source: ModelSource) -> MlcGlmForBlankInfilling:
+    """The model that fills blanks, of what `check_part_b` takes; see `load_heads`."""
+    return cast(MlcGlmForBlankInfilling, load_heads(source, ("glm",))["glm"])
+
+
+def _open_head(source: ModelSource, model_class: Any) -> PreTrainedModel:
     try:
         model, report = model_class.from_pretrained(
             source.name, use_safetensors=True, dtype=torch.float32, output_loading_info=True

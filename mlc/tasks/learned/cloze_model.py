@@ -20,7 +20,7 @@ from mlc.model.configuration_glm import MlcGlmConfig
 from mlc.model.generation_glm import MlcGlmForBlankInfilling
 from mlc.tasks.learned.cloze_settings import ClozeTokens
 from mlc.tasks.locate import ModelSource, read_description
-from mlc.tasks.token_heads import check_part_b, load_head
+from mlc.tasks.token_heads import check_part_b, load_part_b
 
 
 class MlcGlmForCloze(MlcGlmForBlankInfilling):
@@ -90,7 +90,7 @@ def new_cloze_model(source: ModelSource, config: Any) -> MlcGlmForCloze:
         CheckpointError: the weights are missing or damaged.
     """
     model: MlcGlmForCloze = MlcGlmForCloze(config).float()
-    model.load_state_dict(load_head(source, "glm").state_dict())
+    model.load_state_dict(load_part_b(source).state_dict())
     return model
 
 

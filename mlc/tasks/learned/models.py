@@ -108,7 +108,7 @@ def new_model(source: ModelSource, task: LearnedTask, head: HeadSettings) -> Any
     if writes_beside_encoder(task) and not config.is_encoder_decoder:
         assert task.settings.translation is not None
         return new_encoder_decoder(source, config, task.settings.translation, seed=head.seed).train()
-    if source.kind != "finetuned" and not writes_beside_encoder(task) and task.settings.translation is not None:
+    if source.kind != "finetuned" and task.settings.translation is not None:
         return new_part_b(source, config).train()
     if source.kind != "finetuned" and task.settings.cloze is not None:
         return new_cloze_model(source, config).train()

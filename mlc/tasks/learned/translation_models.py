@@ -22,7 +22,7 @@ from mlc.tasks.learned.task import LearnedTask
 from mlc.tasks.learned.translation_rows import Boundaries, boundaries
 from mlc.tasks.learned.translation_settings import TranslationSettings
 from mlc.tasks.locate import ModelSource
-from mlc.tasks.token_heads import check_part_b, load_head
+from mlc.tasks.token_heads import load_part_b
 
 
 def writes_beside_encoder(task: LearnedTask) -> bool:
@@ -35,16 +35,14 @@ def new_part_b(source: ModelSource, config: Any) -> MlcGlmForBlankInfilling:
     """The backbone and the head of Part B of a pre-trained GLM.
 
     Args:
-        source: any but a fine-tuned one.
+        source: that `check_part_b` takes.
         config: of the model, with the dropout that is wanted.
 
     Raises:
-        UsageError: the model has no Part B, or was not trained to fill one.
         CheckpointError: the weights are missing or damaged.
     """
-    check_part_b(source)
     model = MlcGlmForBlankInfilling(config)
-    model.load_state_dict(load_head(source, "glm").state_dict())
+    model.load_state_dict(load_part_b(source).state_dict())
     return model
 
 
