@@ -16,10 +16,8 @@ Models have random weights and texts are random words: what is compared is one c
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 import torch
+from gpu_tables import print_tables, run_mlc
 
 from mlc.engine.metrics import read_metrics
 from mlc.recipe import ModelSection
@@ -52,12 +51,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases, comma-separated")
     parser.add_argument("--small", action="store_true", help="tiny models, few texts")
     options = parser.parse_args()
-    lines: list[str] = []
-    for line in tables(options):
-        print(line, flush=True)
-        lines.append(line)
-        if options.out:
-            options.out.write_text("\n".join(lines) + "\n")
+    print_tables(tables(options), options.out)
 
 
 def modes() -> list[tuple[str, str]]:
@@ -189,7 +183,7 @@ def _fine_tune(
     }
     recipe = run / "recipe.toml"
     recipe.write_text(tomli_w.dumps(table | settings))
-    error, _ = _run(["finetune", str(recipe)], device)
+    error, _ = _run_on(["finetune", str(recipe)], device)
     return ([], error) if error else (read_metrics(run / "run"), "")
 
 
@@ -202,7 +196,7 @@ def _embed_rows(folder: Path, count: int) -> Iterator[str]:
     for device, precision in (REFERENCE, *(mode for mode in modes() if mode[1] != "fp16")):
         out = folder / f"{device}-{precision}.npy"
         arguments = ["embed", str(folder / "glm"), str(texts), "--out", str(out), "--precision", precision]
-        error, printed = _run(arguments, device)
+        error, printed = _run_on(arguments, device)
         if error:
             yield f"| {device}, {precision} | failed: {error} | |"
             continue
@@ -213,16 +207,12 @@ def _embed_rows(folder: Path, count: int) -> Iterator[str]:
         yield f"| {device}, {precision} | {lowest:.6f} | {speed[1] if speed else '-'} |"
 
 
-def _run(arguments: list[str], device: str) -> tuple[str, str]:
-    """Run an mlc command: its last line if it fails, "" otherwise; and all that it printed."""
+def _run_on(arguments: list[str], device: str) -> tuple[str, str]:
+    """`run_mlc` on one of the devices."""
     environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
     if device == "cpu":
         environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", "mlc", *arguments]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment
-    )
-    return json.dumps(done.stdout.strip().splitlines()[-1][:200]) if done.returncode else "", done.stdout
+    return run_mlc(arguments, environment)
 
 
 if __name__ == "__main__":

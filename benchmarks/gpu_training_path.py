@@ -26,6 +26,7 @@ from typing import Any
 
 import tomli_w
 import torch
+from gpu_tables import print_tables, run_mlc
 
 from mlc.engine.metrics import read_metrics
 from mlc.model.build import build_training_model
@@ -57,12 +58,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--small", action="store_true", help="tiny model and batch, and no fp16 without a GPU")
     options = parser.parse_args()
-    lines: list[str] = []
-    for line in tables(options):
-        print(line, flush=True)
-        lines.append(line)
-        if options.out:
-            options.out.write_text("\n".join(lines) + "\n")
+    print_tables(tables(options), options.out)
 
 
 def tables(options: argparse.Namespace) -> Iterator[str]:
@@ -157,7 +153,7 @@ def _gradient_table(table: dict[str, Any], folder: Path) -> Iterator[str]:
             table["run"] |= {"precision": precision}
             recipe.write_text(tomli_w.dumps(table))
             result.unlink(missing_ok=True)
-            error = _run(["check", "gradients", str(recipe), "--samples", "64", "--json", str(result)])
+            error, _ = run_mlc(["check", "gradients", str(recipe), "--samples", "64", "--json", str(result)])
             label = f"{name}, {micro_batches} micro-batches | {precision}"
             if not result.exists():
                 yield f"| {label} | failed: {error} | |"
@@ -200,17 +196,10 @@ def _recipe(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def _train(table: dict[str, Any], folder: Path) -> tuple[list[dict[str, Any]], str]:
     recipe = folder / "recipe.toml"
     recipe.write_text(tomli_w.dumps(table))
-    error = _run(["train", str(recipe)])
+    error, _ = run_mlc(["train", str(recipe)])
     if error:
         return [], error
     return read_metrics(Path(table["run"]["folder"])), ""
-
-
-def _run(arguments: list[str]) -> str:
-    """Run an mlc command; its last line if it fails, "" otherwise."""
-    command = [sys.executable, "-m", "mlc", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    return json.dumps(done.stdout.strip().splitlines()[-1][:200]) if done.returncode else ""
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from small_corpus import WORDS, text
 
 from mlc.config import parse_recipe
 from mlc.finetune.recipe import FinetuneRecipe
+from mlc.model.saving import WeightReader, read_info
+from mlc.tasks.locate import FORMATS
 
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = tuple(WORDS)
@@ -37,6 +39,12 @@ def finetune_table(folder: Path, **changes: dict[str, Any]) -> dict[str, Any]:
 
 def finetune_recipe(folder: Path, **changes: dict[str, Any]) -> FinetuneRecipe:
     return parse_recipe(finetune_table(folder, **changes), FinetuneRecipe, where="test")
+
+
+def saved_weights(model: Path) -> dict[str, torch.Tensor]:
+    """All weights of a model folder by their names there, adapters beside the others."""
+    with WeightReader(model, read_info(model, FORMATS)) as reader:
+        return {name: reader.read(name).clone() for name in reader.shapes}
 
 
 def class_of(number: int) -> str:

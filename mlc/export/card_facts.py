@@ -99,7 +99,7 @@ def kept_facts(saved: Mapping[str, Any], source: ModelSource, dtype: str) -> dic
         dtype: of the export.
 
     Returns:
-        "dtype"; "rounded", the narrower dtypes that the weights went through; "step"; "start", what it began with,
+        "dtype"; "rounded", the narrower dtypes that the weights went through; "step"; "start", what they began with,
         without the folders around it, which mean nothing elsewhere; "merged_lora"; "test", of `read_test`.
     """
     is_export, start = "formats" in saved, saved.get("start")

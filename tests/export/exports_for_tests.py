@@ -58,9 +58,30 @@ CONFIGS = {
 }
 
 
+def run_without_package(script: Sequence[str], home: Path, folder: Path | None = None) -> str:
+    """What a script prints in a fresh process that may import neither this package nor data_prep.
+
+    Args:
+        script: pieces of code, one behind the other.
+        home: for what transformers keeps.
+        folder: to run in.
+    """
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", "\n".join([BLOCK, *script])],
+        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Do you wish to run" not in done.stdout  # transformers would wait for somebody to answer
+    return done.stdout
+
+
 def run_cards(folders: list[Path], texts: list[str], home: Path) -> list[list[np.ndarray]]:
     """Run the code examples of exports' README.md, each in its folder, in one fresh process; the embeddings of each."""
-    script = [BLOCK, "import os", "import numpy"]
+    script = ["import os", "import numpy"]
     counts = []
     for place, folder in enumerate(folders):
         examples = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
@@ -71,12 +92,7 @@ def run_cards(folders: list[Path], texts: list[str], home: Path) -> list[list[np
             file = str(home / f"{place}-{number}")
             script += [changed, f"numpy.save({file!r}, numpy.asarray(embeddings))", "del embeddings"]
         counts.append(len(examples))
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", "\n".join(script)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Do you wish to run" not in done.stdout  # transformers would wait for somebody to answer
+    run_without_package(script, home)
     return [[np.load(home / f"{place}-{n}.npy") for n in range(count)] for place, count in enumerate(counts)]
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from exports_for_tests import BLOCK
+from exports_for_tests import run_without_package
 from safetensors import safe_open
 from small_models import GLM, make_checkpoint
 from transformers import (
@@ -40,7 +37,7 @@ from mlc.tasks.learned.cloze_model import new_cloze_model, part_b_tokens
 from mlc.tasks.learned.translation_models import new_part_b
 from mlc.tasks.loading import LoadedModel
 from mlc.tasks.locate import find_model
-from mlc.tasks.token_heads import Head, load_head
+from mlc.tasks.token_heads import Head, load_heads
 
 TEXTS = ["The committee met on Tuesday.", "Das Komitee traf sich"]
 DECODING = Decoding(max_new_tokens=20)
@@ -105,18 +102,9 @@ def test_the_cards_examples_fill_and_guess_without_this_package(run: Path, out: 
     examples = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
     assert len(examples) == 5
     blank, masked = (next(e for e in examples if f"AutoModelFor{name}" in e) for name in ("Seq2SeqLM", "MaskedLM"))
-    script = [BLOCK, blank, "print(tokens)", masked, "print(logits.topk(5).indices.tolist())"]
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", "\n".join(script)],
-        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-        cwd=out,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Do you wish to run" not in done.stdout
-    printed = [line for line in done.stdout.splitlines() if line.startswith("[") and "'" not in line]
+    script = [blank, "print(tokens)", masked, "print(logits.topk(5).indices.tolist())"]
+    output = run_without_package(script, tmp_path, out)
+    printed = [line for line in output.splitlines() if line.startswith("[") and "'" not in line]
     tokens, guesses = map(json.loads, printed)
     text = [read_marks("A text with [MASK] in its middle.", "here")]
     filler = BlankFiller.load(run, device="cpu")
@@ -127,7 +115,7 @@ def test_the_cards_examples_fill_and_guess_without_this_package(run: Path, out: 
     ids = json.loads((out / "mlc.json").read_text())["special_ids"]
     row = [ids["[MLM]"] if place in prompt.places else token for place, token in enumerate(prompt.part_a)]
     with torch.inference_mode():
-        logits = load_head(source, "mlm")(torch.tensor([row])).logits[0, prompt.places[0]]
+        logits = load_heads(source, ("mlm",))["mlm"](torch.tensor([row])).logits[0, prompt.places[0]]
     assert guesses == logits.topk(5).indices.tolist()
 
 

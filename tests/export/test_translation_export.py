@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from exports_for_tests import BLOCK
+from exports_for_tests import run_without_package
 from finetuned_for_tests import MAX_TOKENS, make_finetuned
 from small_models import TRAINING_TEXTS
 from transformers import EncoderDecoderModel
@@ -75,17 +72,8 @@ def test_the_card_of_part_b_translates_without_this_package(tmp_path: Path) -> N
     assert len(set(needed)) > 1
     assert Predictor.load(report.folder, device="cpu").predict(examples) == needed
     (example,) = re.findall(r"```python\n(.*?)```", (report.folder / "README.md").read_text(), re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", f"{BLOCK}\n{example}"],
-        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-        cwd=report.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Do you wish to run" not in done.stdout
-    assert ast.literal_eval(done.stdout.splitlines()[-1])[0].strip() == needed[0]
+    output = run_without_package([example], tmp_path, report.folder)
+    assert ast.literal_eval(output.splitlines()[-1])[0].strip() == needed[0]
     for dtype in ("bf16", "int8"):
         rounded = export_model(run, tmp_path / dtype, dtype=dtype)
         assert "translations" not in {found.what for found in rounded.comparisons}

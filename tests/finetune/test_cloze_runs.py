@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from finetune_for_tests import finetune_recipe, finetune_table, make_encoder, write_classes
+from finetune_for_tests import finetune_recipe, finetune_table, make_encoder, saved_weights, write_classes
 from small_models import GLM, make_checkpoint
 from training_processes import TrainingServer
 from typer.testing import CliRunner
@@ -21,9 +21,9 @@ from mlc.cli import build_app
 from mlc.engine.metrics import is_clock, read_metrics
 from mlc.errors import DataError, MlcError, RecipeError, UsageError
 from mlc.finetune.work import Finetuning
-from mlc.model.saving import WeightReader, load_training_model, read_info
+from mlc.model.saving import load_training_model
 from mlc.tasks.learned.models import load_finetuned
-from mlc.tasks.locate import FORMATS, find_model
+from mlc.tasks.locate import find_model
 
 Table = dict[str, Any]
 STEPS = 4
@@ -77,9 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
-    model = run / "checkpoints" / step_name(step) / "model"
-    with WeightReader(model, read_info(model, FORMATS)) as reader:
-        return {name: reader.read(name).clone() for name in reader.shapes}
+    return saved_weights(run / "checkpoints" / step_name(step) / "model")
 
 
 def test_two_ranks_take_the_steps_of_one(folder: Path) -> None:

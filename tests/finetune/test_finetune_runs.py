@@ -10,14 +10,22 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from finetune_for_tests import finetune_table, make_encoder, write_classes, write_questions, write_scores, write_words
+from finetune_for_tests import (
+    finetune_table,
+    make_encoder,
+    saved_weights,
+    write_classes,
+    write_questions,
+    write_scores,
+    write_words,
+)
 from training_processes import TrainingServer
 from transformers import AutoModelForSequenceClassification
 
 from mlc.checkpoint.record import step_name
 from mlc.engine.metrics import is_clock, read_lines, read_metrics
 from mlc.model.adapters import LoraSettings, merge_adapters
-from mlc.model.saving import WeightReader, read_info
+from mlc.model.saving import read_info
 from mlc.tasks.learned.models import empty_model, load_finetuned
 from mlc.tasks.locate import FORMATS, find_model
 
@@ -76,9 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
-    model = run / "checkpoints" / step_name(step) / "model"
-    with WeightReader(model, read_info(model, FORMATS)) as reader:
-        return {name: reader.read(name).clone() for name in reader.shapes}
+    return saved_weights(run / "checkpoints" / step_name(step) / "model")
 
 
 def start_weights(folder: Path) -> dict[str, torch.Tensor]:

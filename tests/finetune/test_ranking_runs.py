@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 import torch
 import torch.nn.functional as F
-from finetune_for_tests import make_encoder
+from finetune_for_tests import make_encoder, saved_weights
 from ranking_for_tests import ranking_table, write_rankings
 from small_models import make_checkpoint
 from torch import Tensor
@@ -33,7 +33,7 @@ from mlc.finetune.recipe import FinetuneModelSection, FinetuneRecipe
 from mlc.finetune.retrieval import RetrievalTraining, objectives_of
 from mlc.finetune.retrieval_model import open_start
 from mlc.finetune.work import Finetuning
-from mlc.model.saving import WeightReader, load_training_model, read_info
+from mlc.model.saving import load_training_model
 from mlc.recipe import ModelSection
 from mlc.tasks.encoder import Representation, TextEncoder
 from mlc.tasks.examples import RankingExample
@@ -254,18 +254,12 @@ def test_frozen_layers_of_a_bi_encoder_stay_bit_identical(folder: Path) -> None:
         assert torch.equal(after[name], value) == (name in frozen), name
 
 
-def saved_weights(run: Path) -> dict[str, Tensor]:
-    folder = find_model(run).folder
-    with WeightReader(folder, read_info(folder)) as reader:
-        return {name: reader.read(name).clone() for name in reader.shapes}
-
-
 def test_adapters_of_a_bi_encoder_leave_its_weights_alone_and_merge(folder: Path) -> None:
     """Under ZeRO-3 on two ranks, with candidates of both; resumed from the middle."""
     before, merged = (
         load_training_model(find_model(folder / name).folder)[0].state_dict() for name in ("glm", "glm-lora")
     )
-    after = saved_weights(folder / "glm-lora")
+    after = saved_weights(find_model(folder / "glm-lora").folder)
     assert merged.keys() == before.keys()
     adapted = {name.replace("base_layer.", "") for name in after if ".base_layer.weight" in name}
     assert len(adapted) > 6
@@ -280,7 +274,7 @@ def test_adapters_of_a_bi_encoder_leave_its_weights_alone_and_merge(folder: Path
             assert torch.equal(merged[name], value + second @ first * (ALPHA / 2)), name
     # What is no part of the encoder learns as without adapters.
     assert not torch.equal(after["projection.weight"], before["projection.weight"])
-    resumed = saved_weights(folder / "glm-lora-resumed")
+    resumed = saved_weights(find_model(folder / "glm-lora-resumed").folder)
     assert rows(folder / "glm-lora-resumed") == rows(folder / "glm-lora")
     assert resumed.keys() == after.keys()
     assert all(torch.equal(resumed[name], value) for name, value in after.items())

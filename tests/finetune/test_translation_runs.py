@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import tomli_w
 import torch
-from finetune_for_tests import make_encoder
+from finetune_for_tests import make_encoder, saved_weights
 from small_models import make_checkpoint
 from training_processes import TrainingServer
 from translation_for_tests import translation_table, write_pairs
@@ -28,7 +28,6 @@ from mlc.finetune.recipe import FinetuneRecipe
 from mlc.finetune.tasks import learned_task
 from mlc.finetune.work import Finetuning
 from mlc.model.adapters import WRAPPED
-from mlc.model.saving import WeightReader, read_info
 from mlc.recipe import ModelSection
 from mlc.tasks.examples import TranslationExample
 from mlc.tasks.fast_tokenizer_of import open_fast_tokenizer
@@ -36,7 +35,7 @@ from mlc.tasks.features_pieces import PieceEncoder
 from mlc.tasks.learned.models import HeadSettings, load_finetuned, new_model
 from mlc.tasks.learned.predict import Predictor, to_device
 from mlc.tasks.learned.translation_decoding import Translator
-from mlc.tasks.locate import FORMATS, find_model
+from mlc.tasks.locate import find_model
 
 STEPS = 3
 ALPHA = 8.0
@@ -118,8 +117,7 @@ def test_a_checkpoint_opens_with_its_weights(folder: Path, name: str) -> None:
 
 def test_adapters_in_an_encoder_with_a_decoder_beside_it(folder: Path) -> None:
     source = find_model(folder / "adapted")
-    with WeightReader(source.folder, read_info(source.folder, FORMATS)) as reader:
-        saved = {name.removeprefix(WRAPPED): reader.read(name).clone() for name in reader.shapes}
+    saved = {name.removeprefix(WRAPPED): value for name, value in saved_weights(source.folder).items()}
     loaded = load_finetuned(source)
     seed = parse_recipe(_table(folder / "adapted.toml"), FinetuneRecipe, where="test").run.seed
     before = new_model(find_model(folder / "xlmr"), loaded.task, HeadSettings(seed)).state_dict()
