@@ -135,11 +135,11 @@ def _embeddings(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _base(model: Any) -> Any:
-    """The pre-trained encoder inside a model with a head, with a decoder, or one that is trained for retrieval."""
+    """The pre-trained encoder: inside a model with a head, with a decoder, one trained for retrieval, or itself."""
     inner = _inner(model)
     if isinstance(inner, TrainingModel):
         return inner.backbone
-    return inner.get_encoder() if inner.config.is_encoder_decoder else getattr(inner, inner.base_model_prefix)
+    return inner.get_encoder() if inner.config.is_encoder_decoder else getattr(inner, inner.base_model_prefix, inner)
 
 
 def _inner(model: Any) -> Any:

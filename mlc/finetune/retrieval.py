@@ -86,7 +86,7 @@ class RetrievalTraining(FinetuneWork):
             source = ModelSource("checkpoint", str(start.folder / "model"))
             opened = open_start(source, recipe.model, data.max_tokens)
         model = retrieval_model(opened, max_tokens=data.max_tokens, dropout=recipe.model.dropout, seed=recipe.run.seed)
-        if (lora := self._lora_of(model, model.backbone_config)) is not None:
+        if (lora := self._lora_of(model.backbone, model.backbone_config)) is not None:
             inject_adapters(model.backbone, lora)
         freeze(model, model.backbone_config, recipe.freeze)
         groups = parameter_groups(model, model.backbone_config, recipe.optimizer, recipe.freeze)

@@ -83,14 +83,15 @@ class FinetuneWork:
         return micro_batches_as_large(first, world_size, self.recipe.data.samples_per_step)
 
     def _lora_of(self, model: Any, config: Any) -> LoraSettings | None:
-        """Of the adapters that the recipe wants; None = none. What is drawn next, A, follows from the seed alone."""
+        """Of the adapters that the recipe wants; None = none. What is drawn next, A, follows from the seed alone.
+
+        They go into blocks alone, by whole names: heads and decoders, which learn as a whole, have layers of such ends.
+        """
         section = self.recipe.lora
         if not section.rank:
             return None
         blocks = blocks_of(model, number_of_layers(config))
-        targets = section.targets or linear_layers(blocks)
-        if config.is_encoder_decoder:
-            targets = layers_in(model, blocks, targets)
+        targets = layers_in(model, blocks, section.targets or linear_layers(blocks))
         # peft draws A from torch's own generator.
         torch.manual_seed(self.recipe.run.seed)
         return LoraSettings(section.rank, section.alpha, section.dropout, targets)

@@ -65,7 +65,7 @@ def linear_layers(blocks: nn.Module) -> tuple[str, ...]:
 def layers_in(model: nn.Module, blocks: nn.Module, targets: Sequence[str]) -> tuple[str, ...]:
     """Whole names in `model` of those linear layers of `blocks` whose names end in one of `targets`.
 
-    For models with a decoder, whose layers have such names too.
+    For heads and decoders, whose layers have such names too.
 
     Raises:
         RecipeError: there are none.

@@ -133,7 +133,11 @@ def test_adapters_leave_the_encoder_alone_and_merge(folder: Path) -> None:
     inner = {name.removeprefix("base_model.model.").replace(".base_layer", ""): name for name in after}
     base = [name for name in before if name.startswith("roberta.")]
     assert all(torch.equal(after[inner[name]], before[name]) for name in base)
-    assert all(value.abs().sum() > 0 for name, value in after.items() if "lora_B" in name)
+    adapters = {name: value for name, value in after.items() if "lora_B" in name}
+    assert all(value.abs().sum() > 0 for value in adapters.values())
+    # The head has a layer `dense` too, and learns as a whole.
+    assert {name.split(".lora_B")[0].rpartition(".")[2] for name in adapters} == {"query", "key", "value", "dense"}
+    assert all(".roberta.encoder.layer." in name for name in adapters)
 
     source = find_model(folder / "lora")
     settings = LoraSettings.from_json(read_info(source.folder, FORMATS)["lora"], "test")
