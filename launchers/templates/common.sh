@@ -129,6 +129,19 @@ run_step() {
     step_pid=
 }
 
+# answers HOST: whether a host of this job starts a step.
+answers() { timeout 30 srun --nodes=1 --ntasks=1 --nodelist="$1" --overlap --mpi=none true >&2; }
+
+# SLURM numbers the steps of each start from 0. Where a step was slow to end, slurmctld signals it again a minute later by
+# its number (seen in 22.05: KillWait longer than MessageTimeout, as by default, and a rank that ignores SIGTERM), and
+# meets the next start's. Steps that do nothing set the next number apart from those of the three starts before.
+new_step_number() {
+    local spent
+    for ((spent = 0; spent < restart % 4; spent++)); do
+        answers "$this_host" || return
+    done
+}
+
 # The environment, the folders, and the hosts of this start: `hosts`, `nodes`.
 begin() {
     local assignment

@@ -47,6 +47,17 @@ def gpu_cluster() -> Iterator[SlurmCluster]:
             running.stop()
 
 
+@pytest.fixture
+def patient_cluster() -> Iterator[SlurmCluster]:
+    """Two nodes; it waits longer for a process to end than for a node's answer (5 s), as clusters do by default."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        running = start_in_free_place(ClusterLayout(Path(folder, "p"), nodes=2, kill_wait_seconds=8))
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
 def test_shellcheck_finds_nothing(tmp_path: Path) -> None:
     scripts = write_scripts(tmp_path, tmp_path / "runs")
     done = subprocess.run(["shellcheck", *scripts.values()], capture_output=True, text=True, check=False)
@@ -100,6 +111,25 @@ def test_a_command_that_is_warned_comes_back(user: SlurmCluster, tmp_path: Path)
     wait_for_states(user, submitted.job, "COMPLETED")
     assert [event["next"] for event in events(submitted, "end")] == ["requeue", "done"]
     assert "warned: asking for a save" in batch_log(submitted)
+
+
+def test_a_signal_that_slurm_repeats_does_not_meet_the_next_start(
+    patient_cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step was slow to end: SLURM signals it again after a minute, when the next start has one of its number."""
+    monkeypatch.setenv("SLURM_CONF", patient_cluster.environ["SLURM_CONF"])
+    monkeypatch.chdir(tmp_path)
+    second_time = "mkdir began-$SLURM_PROCID || exec sleep 60"
+    first_ends_other_will_not = 'trap "exit 1" USR2; ((SLURM_PROCID == 0)) || trap "" USR2 TERM'
+    until_killed = "touch $SLURM_PROCID; while :; do sleep 1; done"
+    words = ("bash", "-c", f"{second_time}; {first_ends_other_will_not}; {until_killed}")
+    request = command(tmp_path / "run", arguments=words, resources=Resources(nodes="2", ranks_per_node=1, time="10:00"))
+    submitted = submit(request, Site(), ["mlc"])
+    both = [tmp_path / "0", tmp_path / "1"]
+    patient_cluster.wait_for(lambda: all(path.exists() for path in both), JOB_SECONDS, "both tasks")
+    patient_cluster.run("scancel", "--batch", "--signal=USR2", submitted.job)
+    wait_for_states(patient_cluster, submitted.job, "COMPLETED")
+    assert [event["next"] for event in events(submitted, "end")] == ["requeue", "done"]
 
 
 def test_a_cancelled_job_does_not_come_back(user: SlurmCluster, tmp_path: Path) -> None:
