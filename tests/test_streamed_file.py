@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import xxhash
 from faults_for_tests import SmallDisk
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlc import streamed_file
@@ -36,7 +36,6 @@ def assert_is(path: Path, content: bytes, facts: FileFacts) -> None:
 LENGTHS = st.integers(0, 3000) | st.sampled_from([ALIGNMENT_BYTES - 1, ALIGNMENT_BYTES, 3 * ALIGNMENT_BYTES])
 
 
-@settings(deadline=None)
 @given(lengths=st.lists(LENGTHS, max_size=12), seed=st.integers(0, 99))
 def test_content_and_hash_are_those_of_the_blocks(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], seed: int

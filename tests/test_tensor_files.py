@@ -68,7 +68,6 @@ def tensors(draw: st.DrawFn) -> Tensor:
     return tensor
 
 
-@settings(deadline=None)
 @given(st.dictionaries(NAMES, tensors(), max_size=5))
 def test_safetensors_reads_what_was_written(content: dict[str, Tensor]) -> None:
     with folder() as root:
@@ -87,7 +86,6 @@ def test_safetensors_reads_what_was_written(content: dict[str, Tensor]) -> None:
                     assert (found.dtype, found.shape, bits(found)) == (tensor.dtype, tensor.shape, bits(tensor))
 
 
-@settings(deadline=None)
 @given(st.dictionaries(NAMES, tensors(), max_size=5))
 def test_values_lie_at_multiples_of_their_width(content: dict[str, Tensor]) -> None:
     """Otherwise a reader that maps the file into memory has to copy them, or cannot read them at all."""
@@ -135,7 +133,6 @@ def written(root: Path, files: list[list[Piece]]) -> list[Path]:
     return paths
 
 
-@settings(deadline=None)
 @given(splits(), st.data())
 def test_any_range_of_any_split_is_read_back(split: Split, data: st.DataObject) -> None:
     with folder() as root:
@@ -157,7 +154,6 @@ def test_any_range_of_any_split_is_read_back(split: Split, data: st.DataObject) 
                 assert tensor.dtype != torch.float32 or bits(found) == bits(expected)  # a cast may change a NaN's bits
 
 
-@settings(deadline=None)
 @given(splits(), st.data())
 def test_a_range_without_a_piece_is_refused_and_named(split: Split, data: st.DataObject) -> None:
     lost = data.draw(st.sampled_from([piece for file in split.files for piece in file if len(piece.values)]))
@@ -217,7 +213,6 @@ def test_other_files_are_opened_only_when_needed(tmp_path: Path) -> None:
     assert caught.value.where == str(other)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_truncated_file_is_refused(data: st.DataObject) -> None:
     with folder() as root:
@@ -230,7 +225,7 @@ def test_a_truncated_file_is_refused(data: st.DataObject) -> None:
         assert caught.value.where == str(path)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_changed_byte_gives_no_other_error(data: st.DataObject) -> None:
     """Values and names can change without a trace in the format itself: what finds that is the hash."""

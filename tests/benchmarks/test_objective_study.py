@@ -114,7 +114,7 @@ def test_every_run_is_done_once(study_file: Path) -> None:
     assert again.calls == []
 
 
-@settings(max_examples=30, deadline=None)  # files, on machines of any speed
+@settings(max_examples=30)
 @given(ticks=st.integers(0, 25))
 def test_a_queue_that_is_stopped_anywhere_goes_on_there(tmp_path_factory: pytest.TempPathFactory, ticks: int) -> None:
     """Each run needs STEPS + 2 answers: before it, at each step, and while it is scored."""

@@ -31,7 +31,7 @@ from mlc.recipe_objectives import ObjectivesSection
 # Budgets
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(target=st.integers(1, 3000), seed=st.integers(0, 5), samples=st.integers(1, 9))
 def test_steps_come_nearest_to_the_text_tokens(
     tmp_path_factory: pytest.TempPathFactory, target: int, seed: int, samples: int

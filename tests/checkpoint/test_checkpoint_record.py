@@ -83,7 +83,7 @@ def _refused_or_the_same(folder: Path, content: bytes, record: Record) -> bool:
         return True
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(record=records)
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, record: Record) -> None:
     folder = tmp_path_factory.mktemp("run") / step_name(record.position.step)
@@ -121,7 +121,7 @@ def test_every_truncation_is_seen(folder: Path) -> None:
             Record.read(folder)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_swapped_doubled_and_lost_parts_are_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     content = RECORD.to_bytes()

@@ -128,7 +128,7 @@ Damage = Callable[[st.DataObject, Path], None]
 DAMAGES: list[Damage] = [_flip, _truncate, _lengthen, _empty, _delete, _replace_by_a_folder, _overwrite_a_range]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), harm=st.sampled_from(DAMAGES), shares=st.integers(1, 4))
 def test_a_damaged_file_is_found(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, harm: Damage, shares: int
@@ -147,7 +147,7 @@ def test_a_damaged_file_is_found(
     assert _accepted(run, shares) == {*STEPS} - {step_of(hurt)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), shares=st.integers(1, 4))
 def test_swapped_files_are_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, shares: int) -> None:
     """Two files of one step, one file of two steps, or different files of two steps; the records too."""
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_opened_for_another_reason_is_not_called_damaged(f
         damage(folder, record)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sizes=st.lists(st.integers(0, 1000), max_size=40), shares=st.integers(1, 12))
 def test_shares_hold_every_file_once_and_equally_many_bytes(sizes: list[int], shares: int) -> None:
     files = {f"file-{number}": FileFacts(size, "") for number, size in enumerate(sizes)}

@@ -126,7 +126,7 @@ def test_verify_finds_every_difference_and_changes_nothing(run: Path, tmp_path: 
     assert (code, "no checkpoint of step 11" in output) == (1, True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     steps=st.sets(st.integers(0, 60), min_size=1, max_size=8),
     incomplete=st.sets(st.integers(0, 60), max_size=4),

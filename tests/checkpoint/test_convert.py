@@ -46,7 +46,7 @@ shapes = st.dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shapes=shapes, world_size=st.integers(1, 5), seed=st.integers(0, 9))
 def test_the_whole_tensors_are_what_the_ranks_held(
     shapes: dict[str, tuple[int, ...]], world_size: int, seed: int

@@ -178,7 +178,7 @@ def _folders(run: Path) -> set[int]:
     return {int(path.name[-8:]) for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(starts=st.integers(2, 4), schedule=st.lists(st.integers(0, 3), max_size=200))
 def test_any_interleaving_leaves_one_owner(
     tmp_path_factory: pytest.TempPathFactory, starts: int, schedule: list[int]

@@ -61,7 +61,7 @@ def test_a_file_written_by_hand_is_read(tmp_path: Path) -> None:
     assert shard.offsets.tolist() == [0, 4]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     documents=st.lists(st.lists(st.lists(st.integers(0, 65535), max_size=6), max_size=4), max_size=6),
     dtype=st.sampled_from(["uint16", "int32", "int64"]),

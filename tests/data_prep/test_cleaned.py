@@ -59,7 +59,7 @@ def chunks_of(contents: list[tuple[str, str] | Rejected], cut: int) -> list[Chun
     return chunks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(contents=st.lists(st.one_of(TEXTS, REASONS), max_size=30), cut=st.integers(1, 8))
 def test_what_is_kept_comes_back(
     tmp_path_factory: pytest.TempPathFactory, contents: list[tuple[str, str] | Rejected], cut: int

@@ -26,21 +26,21 @@ SOME_TEXT = st.one_of(ANY_TEXT, st.text(st.sampled_from("ab\n\n \u3000\u0130ÃŸï¬
 
 
 @example(text="\n\n", separator="\n\n", piece=1)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=SOME_TEXT, separator=st.sampled_from(["\n", "\n\n"]), piece=st.integers(1, 30))
 def test_repeated_parts_of_a_text_in_pieces_are_those_of_the_whole(text: str, separator: str, piece: int) -> None:
     """A text is split at once up to a length."""
     assert repeated_parts(text, separator, piece) == repeated_parts(text, separator, len(text))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=SOME_TEXT, piece=st.integers(1, 30))
 def test_words_of_a_text_in_pieces_are_those_of_the_whole(text: str, piece: int) -> None:
     assert count_words(text, "en", piece) == len(text.split())
     assert count_words(text, "zh", piece) == sum(map(len, text.split()))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=SOME_TEXT, fewest=st.integers(0, 12), most=st.none() | st.integers(1, 12))
 def test_a_look_at_the_first_words_judges_as_all_of_them(text: str, fewest: int, most: int | None) -> None:
     section = LengthSection(smallest_words=fewest, largest_words=most)
@@ -50,7 +50,7 @@ def test_a_look_at_the_first_words_judges_as_all_of_them(text: str, fewest: int,
     assert (found.reason if isinstance(found, Dropped) else None) == reason
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(first=SOME_TEXT, second=SOME_TEXT)
 def test_pairs_in_pieces_are_judged_as_whole_ones(first: str, second: str) -> None:
     pair = Document((first, second), ("en", "de"))

@@ -61,7 +61,7 @@ def rows_of(text: str, size: int) -> list[str]:
     return [re.sub(r"\s", " ", text[words[i][0] : words[i + size - 1][1]]) for i in range(len(words) - size + 1)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts=SOME_TEXTS, size=st.integers(1, 5))
 def test_words_and_hashes_are_those_of_plain_loops(texts: list[str], size: int) -> None:
     units = read_units(texts, WRITTEN, POWERS)
@@ -100,7 +100,7 @@ def without_spaces(row: str) -> str:
     return "".join(row.split())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     texts=st.lists(
         st.lists(st.sampled_from(["a ", "b ", "cc ", "d ", "\n", "中", "ก", "文 "]), max_size=60), max_size=5
@@ -131,7 +131,7 @@ def test_repetition_is_that_of_plain_loops(texts: list[list[str]], limit: float,
         assert (result.reason if isinstance(result, Dropped) else None) == reason
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=SOME_TEXTS, size=st.integers(1, 4), evaluation=SOME_TEXTS)
 def test_a_hit_is_a_row_of_words_that_an_evaluation_text_has(
     texts: list[str], size: int, evaluation: list[str], tmp_path_factory: pytest.TempPathFactory
@@ -207,7 +207,7 @@ def test_a_hit_anywhere_in_a_long_document_is_found(tmp_path: Path) -> None:
     assert isinstance(step(Document((" ".join(filler),), ("en",))), Document)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(length=st.integers(0, 3 * PIECE_CHARACTERS), spaced=st.booleans())
 def test_pieces_overlap_and_cover(length: int, spaced: bool) -> None:
     # No piece of a text comes twice within the stretch that is searched for it.
@@ -242,7 +242,7 @@ def test_hashes_never_change() -> None:
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(st.integers(0, PIECE_CHARACTERS), max_size=12))
 def test_batches_cut_between_texts_and_stay_small(texts: list[int]) -> None:
     real = ["x" * length for length in texts]

@@ -77,7 +77,7 @@ def test_ordinary_text_passes_every_step_unchanged(all_steps: tuple[Step, ...]) 
     assert clean(documents + pairs, all_steps) == documents + pairs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(documents=st.lists(DOCUMENTS, max_size=8), cut=st.integers(0, 8))
 def test_no_text_makes_a_step_fail_and_batches_do_not_matter(
     documents: list[Document], cut: int, all_steps: tuple[Step, ...]
@@ -90,7 +90,7 @@ def test_no_text_makes_a_step_fail_and_batches_do_not_matter(
         assert [step(document) for document in kept] == kept
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=ANY_TEXT, region=st.sampled_from(["", "DE", "US"]))
 def test_removing_personal_data_twice_changes_nothing(text: str, region: str) -> None:
     step = PersonalDataRemover(PersonalDataSection(phone_region=region))
@@ -214,7 +214,7 @@ def test_moses_tokens() -> None:
     assert step(one("你好，世界", "zh")) == one("你好，世界", "zh")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(document=DOCUMENTS)
 def test_segmentation_keeps_every_character_but_spaces(document: Document) -> None:
     for step in SEGMENTERS:

@@ -235,7 +235,7 @@ def test_a_text_of_many_blocks(tmp_path: Path) -> None:
     assert run(documents, tmp_path) == {2: "near_duplicate", 3: "near_duplicate"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     links=st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40),
     pieces=st.integers(1, 5),

@@ -59,7 +59,7 @@ def plain_shingles(text: str, words: int = 3, characters: int = 4) -> list[tuple
     return found or [tuple(token for token, _ in tokens) or (text,)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts=st.lists(TEXT, min_size=1, max_size=6))
 def test_equal_hashes_are_equal_shingles(texts: list[str]) -> None:
     made = SHINGLER.shingles(texts)
@@ -70,7 +70,7 @@ def test_equal_hashes_are_equal_shingles(texts: list[str]) -> None:
     assert len({name for name, _ in pairs}) == len({number for _, number in pairs}) == len(pairs)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(TEXT, min_size=1, max_size=6))
 def test_neighbours_in_a_block_do_not_matter(texts: list[str]) -> None:
     together = SHINGLER.shingles(texts)
@@ -78,7 +78,7 @@ def test_neighbours_in_a_block_do_not_matter(texts: list[str]) -> None:
     assert together.hashes_S.tolist() == np.concatenate(alone).tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(words=st.lists(st.text(st.sampled_from(CHARACTERS), min_size=1, max_size=7), max_size=150))
 def test_the_parts_of_a_long_text_have_its_shingles(words: list[str]) -> None:
     text = " ".join(words)
@@ -113,7 +113,7 @@ def plain_minima(hashes: list[int], bins: int) -> list[int]:
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sets=st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=40), min_size=1, max_size=5),
     bins=st.sampled_from([1, 3, 16, 20]),
@@ -168,7 +168,7 @@ def plain_scramble(value: int) -> int:
     return x ^ (x >> 31)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(sets=st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=3000, min_size=0), min_size=1, max_size=4))
 def test_signatures_follow_their_definition(sets: list[list[int]]) -> None:
     counts = np.array([len(hashes) for hashes in sets])
@@ -189,7 +189,7 @@ def test_signatures_follow_their_definition(sets: list[list[int]]) -> None:
 CODES = st.lists(st.integers(0, 255), min_size=SIGNATURE_BYTES, max_size=SIGNATURE_BYTES)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(first=CODES, second=CODES)
 def test_similarities_count_bins(first: list[int], second: list[int]) -> None:
     a, b = ([byte >> 2 * i & 3 for byte in signature for i in range(4)] for signature in (first, second))

@@ -94,7 +94,7 @@ def expected(encoder: Encoder, lines: list[str]) -> list[list[int]]:
     return [each.tolist() for each in encoder.reference.encode(lines)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lines=LINES)
 def test_own_models_on_any_text(encoder: Encoder, lines: list[str]) -> None:
     assert encoder.engine.startswith("gigatoken")
@@ -144,7 +144,7 @@ def foreign(folder: Path) -> Callable[[str], Encoder]:
     return make
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lines=LINES)
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_models_on_any_text(foreign: Callable[[str], Encoder], name: str, lines: list[str]) -> None:
@@ -156,7 +156,7 @@ def test_foreign_models_on_any_text(foreign: Callable[[str], Encoder], name: str
 REPETITIVE = st.text("ab ", min_size=1, max_size=60)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     corpus=st.lists(REPETITIVE.filter(str.strip), min_size=20, max_size=60),
     lines=st.lists(st.one_of(REPETITIVE, REPETITIVE.map(lambda text: text[:3] * 9)), min_size=50, max_size=200),

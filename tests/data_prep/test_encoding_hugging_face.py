@@ -94,7 +94,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     return made
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lines=LINES)
 @pytest.mark.parametrize("kind", [*KINDS, "word piece"])
 def test_ids_are_those_of_the_library(encoders: dict[str, Encoder], kind: str, lines: list[str]) -> None:

@@ -35,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 LINE = st.text("ab é中文ก\u0301🎉tre", min_size=1, max_size=30).filter(str.strip)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lines=st.lists(LINE, min_size=1, max_size=20), language=st.sampled_from(["en", "zh-Hant", "th_TH", "de"]))
 def test_counts_are_those_of_a_loop(encoder: Encoder, lines: list[str], language: str) -> None:
     text = "\n".join(lines).encode()
@@ -54,7 +54,7 @@ def test_counts_are_those_of_a_loop(encoder: Encoder, lines: list[str], language
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lines=st.lists(LINE, min_size=2, max_size=20), data=st.data())
 def test_counts_of_chunks_add_up(encoder: Encoder, lines: list[str], data: st.DataObject) -> None:
     counter = TokenCounter(encoder)

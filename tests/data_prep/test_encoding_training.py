@@ -45,7 +45,7 @@ def test_ids_have_their_fixed_places(tokenizers: dict[str, Tokenizer], kind: str
     assert (tokenizers[kind].encode(["the trees"])[0] > 265).any()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     text=st.lists(
         st.one_of(

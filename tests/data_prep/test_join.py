@@ -92,7 +92,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sources=SOURCES, sides=st.sampled_from([1, 2]), dtype=st.sampled_from(["uint16", "int32"]), data=st.data())
 def test_the_bytes_are_those_of_the_writer_for_any_cut(
     tmp_path_factory: pytest.TempPathFactory, sources: list, sides: int, dtype: str, data: st.DataObject

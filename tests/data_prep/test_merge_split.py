@@ -93,7 +93,7 @@ def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
         merge_builds([build, build], tmp_path / "out")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**31),
     share=st.floats(0.3, 0.7),

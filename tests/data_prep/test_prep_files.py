@@ -23,7 +23,7 @@ def compress(path: Path, content: bytes) -> Path:
     return path
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lines=st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")), max_size=8),
     suffix=st.sampled_from([".txt", ".gz", ".zst"]),

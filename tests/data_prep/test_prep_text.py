@@ -33,7 +33,7 @@ TEXT = st.text(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXT, section=st.builds(NormaliseSection))
 def test_normalising_twice_changes_nothing(text: str, section: NormaliseSection) -> None:
     try:
@@ -98,7 +98,7 @@ def test_sentences_of_many_scripts(text: str, sentences: list[str]) -> None:
     assert split_sequences(text, "sentence") == sentences
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXT, how=st.sampled_from(["line", "sentence", "whole"]))
 def test_splitting_loses_white_space_only(text: str, how: str) -> None:
     sequences = split_sequences(text, how)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def tokenizer(model: Path) -> Tokenizer:
     return Tokenizer(model)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(texts=st.lists(TEXT, max_size=5))
 def test_decoding_gives_the_text_back(tokenizer: Tokenizer, texts: list[str]) -> None:
     ids = tokenizer.encode(texts)
@@ -200,7 +200,7 @@ def test_no_model_is_refused(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "x.model")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     totals=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 10_000), min_size=1),
     budget=st.integers(1, 20_000),

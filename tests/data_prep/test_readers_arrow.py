@@ -57,7 +57,7 @@ def shown(records: Sequence[Record | Rejected]) -> list[tuple[int, str]]:
     return [(r.line, r.texts[0] if isinstance(r, Record) else f"!{r.reason}") for r in records]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(st.sampled_from(TEXTS), max_size=30), group=st.integers(1, 9), unit_bytes=st.integers(1, 2000))
 def test_parquet_in_any_ranges(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str | None], group: int, unit_bytes: int

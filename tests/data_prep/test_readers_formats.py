@@ -114,7 +114,7 @@ def test_keys_groups_languages_and_nested_fields(tmp_path: Path) -> None:
     assert reasons(required)[:3] == [(1, ""), (2, "missing_field"), (3, "missing_field")]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(value=st.recursive(
     st.none() | st.booleans() | st.integers(-(10**25), 10**25) | st.floats() | st.text(st.characters(), max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "id"]), inner, max_size=2),
@@ -137,7 +137,7 @@ def test_json_is_what_the_standard_parser_makes_of_it(tmp_path_factory: pytest.T
 CELLS = st.text(st.sampled_from('ab"," \n\tä中'), max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=6), end=st.sampled_from(["\n", "\r\n"]), every=st.booleans()
 )
@@ -280,7 +280,7 @@ def test_translation_memories_that_end_early_or_lie_about_themselves(tmp_path: P
         read(path, source)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(chunk_bytes=st.integers(1, 300))
 def test_translation_memories_in_chunks_of_any_size(chunk_bytes: int) -> None:
     from data_prep.readers.lines import LineCount

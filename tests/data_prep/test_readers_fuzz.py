@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -30,7 +30,7 @@ ALPHABET = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     content=st.lists(ALPHABET | st.binary(max_size=6), max_size=20).map(b"".join),
     name=st.sampled_from(NAMES),
@@ -47,7 +47,7 @@ def test_any_bytes(content: bytes, name: str, suffix: str, inside: bool, unit_by
         assert read(path, unit_bytes) == read(path, 1 << 30)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(chance=st.randoms(use_true_random=False))
 def test_damaged_files_give_what_a_plain_reading_gives(chance: random.Random) -> None:
     """benchmarks/reader_fuzz.py does many more, and says what is compared."""

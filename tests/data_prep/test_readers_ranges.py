@@ -78,7 +78,7 @@ def frames(content: bytes, cuts: list[int], empty: bool) -> bytes:
     return written
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(content=CONTENT, name=st.sampled_from(sorted(SOURCES)), unit_bytes=st.integers(1, 80))
 @example(content=MARK + b" \nword\n\nword", name="text", unit_bytes=1)
 @example(content=MARK + b" " * 70 + b"\r\nword\r\n", name="numbers", unit_bytes=61)
@@ -93,7 +93,7 @@ def test_any_cut_of_a_file_gives_the_same_records(content: bytes, name: str, uni
         assert read(path, ranges, SOURCES[name]) == read(path, whole(path), SOURCES[name])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     content=CONTENT,
     name=st.sampled_from(["text", "lines", "jsonl", "tsv"]),

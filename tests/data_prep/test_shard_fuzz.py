@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -28,7 +28,7 @@ def builds(fuzz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[A
     return [fuzz.make_valid(tmp_path_factory.mktemp(dtype), dtype) for dtype in fuzz.VOCAB_SIZES]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(chance=st.randoms(use_true_random=False), which=st.integers(0, 1))
 def test_no_damage_crashes_or_passes(fuzz: ModuleType, builds: list[Any], chance: random.Random, which: int) -> None:
     case = fuzz.draw_case(builds[which], chance)

@@ -193,7 +193,7 @@ LINE = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lines=st.lists(LINE, max_size=30), block_bytes=st.sampled_from([1, 50, 1 << 18]))
 def test_records_come_back_as_they_were_read(lines: list[bytes], block_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:

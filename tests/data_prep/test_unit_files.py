@@ -23,7 +23,7 @@ def rows(count: int) -> list[Row]:
     return [Row(line, (((line, line + 1), (line,)),), group=line * 5, text_bytes=10 + line) for line in range(1, count)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     documents=st.lists(st.tuples(SEQUENCES, SEQUENCES, st.integers(-1, 2**62)), max_size=12),
     sides=st.sampled_from([1, 2]),

@@ -31,7 +31,7 @@ def make_run(
     return folder
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(world_sizes=st.tuples(st.integers(1, 9), st.integers(1, 9)), data=st.data())
 def test_runs_on_any_numbers_of_ranks_are_the_same_until_one_bit_differs(
     world_sizes: tuple[int, int], data: st.DataObject

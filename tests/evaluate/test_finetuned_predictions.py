@@ -63,7 +63,7 @@ def test_answers_equal_those_of_transformers_one_by_one(model: Path, predictor: 
     assert predictor.counts.examples == predictor.counts.rows == len(TEXTS)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(chosen=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=12), batch_tokens=st.integers(1, 300))
 def test_an_answer_depends_on_nothing_but_its_text(predictor: Predictor, chosen: list[int], batch_tokens: int) -> None:
     rows = predictor.task.rows(predictor.finetuned.encoder, [example(TEXTS[place]) for place in chosen])

@@ -28,7 +28,7 @@ def unit_rows(seed: int, count: int, width: int = 4) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), first=st.integers(1, 12), second=st.integers(1, 12))
 def test_greedy_takes_the_most_similar_free_pair_again_and_again(seed: int, first: int, second: int) -> None:
     a, b = unit_rows(seed, first), unit_rows(seed + 1, second)
@@ -64,7 +64,7 @@ def test_scores_count_documents_that_have_a_counterpart() -> None:
     assert match_scores((["1", "2", "left"], ["1", "2", "right"]), first, second, "hungarian")[0] == [0.0, 1.0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(alphabet="ab .。\nक।", min_size=1, max_size=60).filter(str.strip), room=st.integers(1, 8))
 @pytest.mark.parametrize("pieces", ["windows", "sentences"])
 def test_pieces_fit_and_hold_every_character(pieces: Pieces, text: str, room: int) -> None:

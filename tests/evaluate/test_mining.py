@@ -56,7 +56,7 @@ def test_planted_pairs_are_the_best_candidates_and_texts_take_part_once() -> Non
     assert found.scores_C[19] > threshold > found.scores_C[20]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scores=st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25]), min_size=1, max_size=12),
     right=st.lists(st.booleans(), min_size=12, max_size=12),
@@ -91,7 +91,7 @@ def test_f1_precision_and_recall() -> None:
     assert mining_scores([], gold, Bootstrap(50))["f1"].value == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), gold=st.integers(2, 9), alone=st.tuples(st.integers(0, 9), st.integers(0, 9)))
 def test_halves_share_nothing_and_lose_nothing(seed: int, gold: int, alone: tuple[int, int]) -> None:
     lists = lists_of(gold + alone[0], gold + alone[1], gold)

@@ -77,7 +77,7 @@ def test_a_question_that_occurs_twice_is_counted(tmp_path: Path) -> None:
     assert data.gold["en"]["1"] == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), questions=st.integers(1, 12), passages=st.integers(1, 9))
 def test_ranks_equal_a_plain_count(seed: int, questions: int, passages: int) -> None:
     random = np.random.default_rng(seed)

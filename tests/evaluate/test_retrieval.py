@@ -44,7 +44,7 @@ def naive_rank(query: np.ndarray, candidates: np.ndarray, gold: int) -> int:
     return 1 + sum(edge >= 0 for edge in edges)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 30),

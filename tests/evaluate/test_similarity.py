@@ -34,7 +34,7 @@ def plain_scores(first: np.ndarray, second: np.ndarray, scoring: Scoring, k: int
 
 
 @pytest.mark.parametrize("scoring", ["csls", "margin"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 40), width=st.integers(3, 12))
 def test_ranks_equal_plain_numpy(scoring: Scoring, seed: int, count: int, width: int) -> None:
     random = np.random.default_rng(seed)
@@ -79,7 +79,7 @@ def test_a_hub_is_corrected() -> None:
     assert by_csls[:3].tolist() == [1, 1, 1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     first=st.integers(1, 20),

@@ -71,7 +71,7 @@ def test_an_export_becomes_another_export(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TextEncoder.load(again.folder, device="cpu").encode(TRAINING_TEXTS), needed)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=st.integers(1, 5), columns=st.integers(1, 9), exponent=st.integers(-20, 20), seed=st.integers(0, 10**6))
 def test_no_weight_is_off_by_more_than_half_a_scale(rows: int, columns: int, exponent: int, seed: int) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent

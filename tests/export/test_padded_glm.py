@@ -34,7 +34,7 @@ def batch(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids * mask, mask
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 1000))
 @torch.inference_mode()
 def test_every_layer_is_the_models(lengths: list[int], seed: int) -> None:

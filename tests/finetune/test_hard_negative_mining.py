@@ -46,7 +46,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, PassagePool, MiningS
     return vectors[:queries], vectors[queries:], PassagePool([], right, copies), settings
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(case=cases(), block=st.integers(1, 40))
 def test_negatives_are_those_of_plain_loops(
     case: tuple[np.ndarray, np.ndarray, PassagePool, MiningSettings], block: int

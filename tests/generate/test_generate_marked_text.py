@@ -39,7 +39,7 @@ def blank_tokenizer(shape: tuple[bool, bool], folder: Path) -> BlankTokenizer:
     return BlankTokenizer(file, "sentencepiece", SPECIAL_IDS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6), st.data())
 def test_filling_a_blank_with_what_was_there_gives_the_text_back(
     tokenizer: BlankTokenizer, words: list[str], data: st.DataObject
@@ -60,7 +60,7 @@ def test_filling_a_blank_with_what_was_there_gives_the_text_back(
     assert sum(token in SPECIAL_IDS.values() for token in prompt.part_a) == 3  # [CLS], the blank, [SEP]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(WORDS[:60]), min_size=3, max_size=8), st.data())
 def test_a_blank_of_whole_words_is_laid_out_as_in_training(
     usual: tuple[BlankTokenizer, SentencePieceProcessor], words: list[str], data: st.DataObject

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from recipes_for_tests import ROOT
 from run_folders_for_tests import LISTEN_TO_CONTROL_C, write_event, write_exit, write_submission
@@ -101,7 +101,6 @@ def test_any_bytes_become_one_harmless_line(raw: bytes) -> None:
     assert printable(text) == text
 
 
-@settings(deadline=None)
 @given(LINES, st.integers(0, 10), st.sets(st.integers(0, 5)), st.integers(0, 3000))
 def test_the_last_lines_are_those_of_the_whole_file(
     lines: list[Line], count: int, ranks: set[int], padding: int

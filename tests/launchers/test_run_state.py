@@ -209,7 +209,7 @@ JUNK = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(contents=st.lists(JUNK | st.binary(max_size=30), min_size=7, max_size=7))
 def test_nothing_in_a_run_folder_breaks_the_reading(contents: list[bytes]) -> None:
     names = ["owner.json", "exit.json", "metrics.jsonl", "recipe.toml"]

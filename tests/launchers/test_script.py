@@ -44,7 +44,7 @@ def read_back(values: Mapping[str, Value]) -> dict[str, list[str]]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ANY_WORD, max_size=5), ANY_WORD, st.integers(0, 10**9))
 @example([COMMAND, "-x", "", "--", "a'b"], COMMAND, 0)
 @example(["\\", "'\\''", "$'\\n'"], "\\", 1)

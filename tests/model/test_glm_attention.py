@@ -154,7 +154,7 @@ def test_part_b_sees_part_a_and_its_own_past_only() -> None:
         assert seen == set(range(start, start + last)), f"token {i} of a row with {part_a} tokens of Part A"
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.permutations(range(len(LENGTHS))), st.integers(0, 4))
 def test_padding_and_the_order_of_rows_do_not_matter(order: list[int], extra: int) -> None:
     model, batch = small_model(), small_batch()

@@ -95,7 +95,7 @@ def test_a_row_alone_is_the_plain_computation() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.lists(st.integers(1, 7), min_size=3, max_size=3))
 @torch.inference_mode()
 def test_part_b_can_be_read_in_pieces_of_any_size(pieces: list[int], part_a: list[int]) -> None:

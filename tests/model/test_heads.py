@@ -80,7 +80,7 @@ def softmax_of_each_row(scores: list[float]) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=5), seed=st.integers(0, 99)
 )

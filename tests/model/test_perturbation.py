@@ -59,7 +59,7 @@ def naive_step(states: list[list[list[float]]], gradient: list[list[list[float]]
     return steps
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(any),
     seed=st.integers(0, 99),

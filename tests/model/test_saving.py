@@ -134,7 +134,7 @@ def test_weights_are_stored_once_and_in_fp32(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "mlc.json", "model.safetensors"]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.floats(0, 1), max_size=3).map(sorted))
 def test_pieces_of_any_number_of_ranks_are_the_same_model(cuts: list[float]) -> None:
     model = build_training_model(GLM, 50, {"[PAD]": 0}, 32, seed=1, objectives=FOR_TRAINING, num_languages=2)

@@ -125,7 +125,7 @@ def glm_attention(attention: Any, states_TD: Tensor) -> Tensor:
 
 
 @given(head_width=st.sampled_from([4, 8, 16, 64]), base=st.floats(1e2, 1e6), glm_base=st.sampled_from([1e4, 1.6e5]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_rotary_order_names_every_feature_once_and_keeps_pairs(head_width: int, base: float, glm_base: float) -> None:
     order = rotary_order(head_width, base, glm_base)
     assert sorted(order.tolist()) == list(range(head_width))

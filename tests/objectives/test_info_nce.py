@@ -154,20 +154,20 @@ def test_equal_scores_are_not_correct() -> None:
 
 
 @given(cases())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_equals_the_formula_for_loss_gradients_and_counts(case: ContrastCase) -> None:
     contrast_cases.assert_same(contrast_cases.in_one_process(case), contrast_cases.naive(case), case)
 
 
 @given(cases(), st.integers(1, 4), st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_tiles_do_not_matter(case: ContrastCase, rows: int, columns: int) -> None:
     tiled = replace(case, settings=replace(case.settings, tile=TileSize(rows, columns)))
     contrast_cases.assert_same(contrast_cases.in_one_process(tiled), contrast_cases.in_one_process(case), case)
 
 
 @given(cases(), st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_order_of_the_batch_does_not_matter(case: ContrastCase, seed: int) -> None:
     order = torch.randperm(len(case.first), generator=torch.Generator().manual_seed(seed))
     identity = PairIdentity(*(x[order] for x in vars(case.identity).values()))
@@ -178,7 +178,7 @@ def test_order_of_the_batch_does_not_matter(case: ContrastCase, seed: int) -> No
 
 
 @given(cases(), st.integers(1, 4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_padding_does_not_matter(case: ContrastCase, extra: int) -> None:
     """Padded rows score highest of all, share every group and text, and are local rows too: nothing changes."""
     padding = torch.full((extra, case.first.shape[1]), 30.0, dtype=torch.float64)

@@ -21,7 +21,7 @@ def test_values_by_hand() -> None:
 
 
 @given(st.integers(0, 6), st.integers(1, 5), st.integers(0, 3), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_the_formula_with_any_number_of_dummies(tokens: int, vocabulary: int, dummies: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     values = torch.randn(tokens + dummies, vocabulary, generator=random, dtype=torch.float64)

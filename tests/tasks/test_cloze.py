@@ -191,7 +191,7 @@ PATTERNS = (
 CHARACTERS = st.text(st.sampled_from("abt .,x0年会й"), min_size=1, max_size=12).filter(str.strip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(PATTERNS), CHARACTERS, CHARACTERS, st.sampled_from(["sentencepiece", "no prefix", "gpt2"]))
 def test_a_filled_pattern_reads_as_its_text(pattern: str, text: str, pair: str, kind: str) -> None:
     encoder = encoder_of(kind)
@@ -209,7 +209,7 @@ def test_a_filled_pattern_reads_as_its_text(pattern: str, text: str, pair: str, 
     assert rows.cut == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(18, 60), st.integers(1, 60), st.integers(1, 60))
 def test_texts_are_cut_and_the_pattern_is_not(max_tokens: int, first: int, second: int) -> None:
     encoder = encoder_of()

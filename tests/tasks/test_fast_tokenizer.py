@@ -50,7 +50,7 @@ FRAGMENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(fragments=st.lists(FRAGMENTS, max_size=12))
 def test_ids_equal_sentencepiece(both: tuple[Any, SentencePieceProcessor, Path], fragments: list[str]) -> None:
     fast, reference, _ = both

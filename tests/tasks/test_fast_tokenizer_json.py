@@ -59,7 +59,7 @@ FRAGMENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(fragments=st.lists(FRAGMENTS, max_size=12))
 def test_ids_are_those_of_the_shards_tokenizer(both: Both, fragments: list[str]) -> None:
     text, ids = "".join(fragments), both.reference.special_ids

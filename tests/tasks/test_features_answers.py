@@ -56,7 +56,7 @@ def scores_of_targets(rows: QuestionRows) -> tuple[list[np.ndarray], list[np.nda
     return list(starts), list(ends)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(example=marked_contexts(), max_tokens=st.integers(30, 80), overlap=st.integers(0, 20))
 def test_answers_come_back_from_their_tokens(
     encoder: PieceEncoder, example: QuestionExample, max_tokens: int, overlap: int
@@ -89,7 +89,7 @@ def test_places_are_those_of_the_original_text(encoder: PieceEncoder) -> None:
         assert (Answer(found.spans[0].text, found.spans[0].start),) == example.answers
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     context=st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join),
     max_tokens=st.integers(40, 90),

@@ -43,7 +43,7 @@ def reference(encoder: PieceEncoder, *texts: str, **settings: Any) -> dict[str, 
     return {name: rows[0] for name, rows in batch.items()}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(texts=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5), max_tokens=st.integers(6, 40))
 def test_rows_are_those_of_the_tokenizer(encoder: PieceEncoder, texts: list[tuple[str, str]], max_tokens: int) -> None:
     firsts, seconds = map(list, zip(*texts, strict=True))

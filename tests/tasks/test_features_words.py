@@ -40,7 +40,7 @@ def encoder(request: pytest.FixtureRequest) -> PieceEncoder:
     return PieceEncoder(fast_tokenizer(request.param))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sentences=SENTENCES, max_tokens=st.integers(5, 60))
 def test_every_word_is_scored_once_and_comes_back(
     encoder: PieceEncoder, sentences: list[list[str]], max_tokens: int

@@ -48,7 +48,7 @@ def assert_draws_are(found: Scores, name: str, score: Any) -> None:
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(rows=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 def test_classes_are_scored_as_by_scikit_learn(rows: list[tuple[int, int]]) -> None:
     gold, predicted = np.array(rows).T
@@ -78,7 +78,7 @@ def test_details_of_classes() -> None:
             score_classes(gold, predicted, CLASSES)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     rows=st.lists(st.tuples(st.integers(-3, 3), st.integers(-9, 9)), min_size=2, max_size=25),
     offset=st.sampled_from([0.0, 1e4]),
@@ -112,7 +112,7 @@ LABEL = st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
 SENTENCE = st.lists(st.tuples(LABEL, LABEL), min_size=1, max_size=7)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(sentences=st.lists(SENTENCE, min_size=1, max_size=6))
 def test_entities_are_scored_as_by_seqeval(sentences: list[list[tuple[str, str]]]) -> None:
     gold, predicted = ([[pair[side] for pair in sentence] for sentence in sentences] for side in (0, 1))
@@ -160,7 +160,7 @@ def test_entities_are_strict_iob2() -> None:
 TEXTS = ["The committee met on Tuesday .", "it agreed on the budget", "a dog, a cat", "北京 is big", "", "yes"]
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(pairs=st.lists(st.tuples(st.sampled_from(TEXTS[:4]), st.sampled_from(TEXTS)), min_size=2, max_size=5))
 def test_translations_are_scored_as_by_sacrebleu(pairs: list[tuple[str, str]]) -> None:
     references, translations = map(list, zip(*pairs, strict=True))
@@ -199,7 +199,7 @@ RANKING = st.lists(st.tuples(st.integers(0, 2), st.integers(-2, 2)), min_size=2,
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rankings=st.lists(RANKING, min_size=1, max_size=4))
 def test_rankings_are_scored_as_by_scikit_learn_and_loops(rankings: list[list[tuple[int, int]]]) -> None:
     relevance, scores = ([[pair[side] for pair in row] for row in rankings] for side in (0, 1))

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_task_files import write_json_lines
 
@@ -81,7 +81,6 @@ def test_every_example_is_chosen_by_some_seed() -> None:
     assert max(chosen.count(example) for example in CLASSES) < 20 + 6 * 4.2
 
 
-@settings(deadline=None)
 @given(sentences(), st.integers(1, 4), st.integers(0, 9))
 def test_few_shot_sentences_hold_every_type_often_enough(examples: list[TokenExample], k: int, seed: int) -> None:
     def count(name: str, among: list[TokenExample]) -> int:

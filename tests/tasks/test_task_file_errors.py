@@ -254,7 +254,7 @@ SEEDS |= {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(sorted(SEEDS)), st.sampled_from(sorted(GOOD)), st.sampled_from(["", ".gz", ".zst"]), st.integers()
 )

@@ -35,7 +35,7 @@ from mlc.tasks.task_readers.rows import Form, RecordError, text_of
 
 NOWHERE = Place("", 0)
 COMPRESSIONS = st.sampled_from(["", ".gz", ".zst"])
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 CHARACTERS = st.one_of(
     st.characters(codec="utf-8"), st.sampled_from("ab é\u0301\u200b\u2028\x85\xa0\u3000\"',:#{}中👍🏽")
@@ -356,7 +356,7 @@ def test_gold_answers_may_be_missing_where_they_are_not_needed(tmp_path: Path) -
         assert getattr(example, gold[kind]) in (None, ())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text(st.one_of(st.characters(), st.sampled_from(" \t\n\x00\x1f\x85\xa0\u2028\ufeff\ufdd0\ud800")), max_size=4)
 )

@@ -23,7 +23,7 @@ TEXTS = st.text(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(TEXTS)
 def test_it_is_the_normalisation_of_the_shards_on_one_line(text: str) -> None:
     without_halves = "".join(character for character in text if not 0xD800 <= ord(character) <= 0xDFFF)
