@@ -132,10 +132,10 @@ def test_the_end_of_a_huge_log_is_found_from_its_end(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as file:
         file.seek(20 << 30)  # 20 GiB of nothing
         file.write(b"\n" + b"".join(b"0: line %d\n" % number for number in range(1000)))
-    begun = time.perf_counter()
+    begun = time.process_time()
     tail = read_tail(tmp_path / "log", 2, parse_line)
     assert tail.said == [Said((0,), "line 998"), Said((0,), "line 999")]
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0  # of work, whatever runs beside; reading all of it takes far more
 
 
 def test_a_growing_file_is_read_through_truncation_and_rotation(tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def test_the_last_objects_of_a_huge_file_with_long_lines_are_found_from_its_end(
     with path.open("wb") as file:
         file.seek(20 << 30)  # 20 GiB of nothing
         file.write(b"\n" + "".join(lines).encode())
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert [line["step"] for line in last_objects(path, 2)] == [2, 3]
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0  # of work, whatever runs beside; reading all of it takes far more
 
 
 def test_last_objects_where_there_are_none(tmp_path: Path) -> None:
