@@ -26,6 +26,7 @@ from rich.table import Table
 from mlc.config import read_recipe
 from mlc.errors import EXIT_SAVED, MlcError
 from mlc.recipe import TrainRecipe
+from mlc.run_names import EXIT_NAME, METRICS_NAME
 
 ROOT = Path("runs/demo")
 JOINT_RECIPE, MLM_RECIPE, PREP_RECIPE = "recipes/demo_joint.toml", "recipes/demo_mlm.toml", "recipes/demo_prep.toml"
@@ -73,7 +74,7 @@ class Demo:
         self.console.print(f"[yellow]stopping it after step {_logged_steps(run_folder)}: kill -TERM {process.pid}")
         process.send_signal(signal.SIGTERM)
         process.wait()
-        ending_file = run_folder / "exit.json"
+        ending_file = run_folder / EXIT_NAME
         ending: dict[str, Any] = json.loads(ending_file.read_text()) if ending_file.exists() else {"code": None}
         if ending["code"] != EXIT_SAVED:
             raise MlcError(
@@ -195,7 +196,7 @@ def _split_held_out(folder: Path) -> None:
 
 
 def _logged_steps(run_folder: Path) -> int:
-    path = run_folder / "metrics.jsonl"
+    path = run_folder / METRICS_NAME
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 

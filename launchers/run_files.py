@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mlc.run_names import EXIT_NAME, METRICS_NAME, OWNER_NAME
+
 MAX_DEPTH = 4
 OWN_FOLDERS = frozenset({"attempts", "checkpoints", "logs", "samples", "slurm", "tensorboard"})
 """Of a run folder; nothing to look for in them."""
@@ -23,7 +25,7 @@ OWN_FOLDERS = frozenset({"attempts", "checkpoints", "logs", "samples", "slurm", 
 BESIDE = ".slurm"
 """Shards are a folder that holds nothing else: what belongs to their jobs lies in `SHARDS.slurm`."""
 
-_MARKS = ("owner.json", "metrics.jsonl", "exit.json")
+_MARKS = (OWNER_NAME, METRICS_NAME, EXIT_NAME)
 _BLOCK_BYTES = 1 << 16
 _MOST_TAIL_BYTES = 1 << 26
 _NUMBERED = re.compile(r"(?:step|submit)-([0-9]+)")

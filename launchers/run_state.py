@@ -30,6 +30,7 @@ from launchers.run_files import (
     submission_folders,
 )
 from mlc.errors import EXIT_FAILED, EXIT_SAVED
+from mlc.run_names import EXIT_NAME, METRICS_NAME, OWNER_NAME, RECIPE_NAME
 
 RECENT_SECONDS = 600.0
 """A run that has written so recently counts as running, where no process and no job can be asked."""
@@ -242,7 +243,7 @@ class RunState:
 def read_run(folder: Path) -> RunState:
     """Whatever a run folder holds."""
     submission, events = _newest_submission(folder)
-    ending = _read_exit(folder / "exit.json")
+    ending = _read_exit(folder / EXIT_NAME)
     since = max([event.time for event in events if event.kind == "start"] + [submission.time if submission else 0.0])
     if ending is not None and ending.time + CLOCK_SLACK_SECONDS < since:
         ending = None
@@ -251,9 +252,9 @@ def read_run(folder: Path) -> RunState:
         submission,
         events,
         ending,
-        _read_owner(folder / "owner.json"),
-        _read_progress(folder / "metrics.jsonl"),
-        _total_steps([folder / "recipe.toml", *([submission.folder / "recipe.toml"] if submission else [])]),
+        _read_owner(folder / OWNER_NAME),
+        _read_progress(folder / METRICS_NAME),
+        _total_steps([folder / RECIPE_NAME, *([submission.folder / RECIPE_NAME] if submission else [])]),
         _newest_checkpoint(folder / "checkpoints"),
     )
 

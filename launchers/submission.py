@@ -31,6 +31,7 @@ from launchers.slurm import COMMENT_PREFIX, my_jobs
 from launchers.snapshot import CodeVersion, snapshot
 from mlc.errors import MlcError, UsageError
 from mlc.files import write_atomically, write_json
+from mlc.run_names import RECIPE_NAME
 
 SBATCH_SECONDS = 60.0
 _OF_A_JOB = re.compile(r"(SLURM|SLURMD|SRUN|PMI|PMIX)_(?!CONF$|CONF_SERVER$|CLUSTERS$|JWT$)")
@@ -102,7 +103,7 @@ def submit(request: Request, site: Site, command: Sequence[str]) -> Submitted:
     try:
         version = snapshot(folder)
         if request.recipe is not None:
-            write_atomically(folder / "recipe.toml", request.recipe.encode())
+            write_atomically(folder / RECIPE_NAME, request.recipe.encode())
         script = folder / "job.sbatch"
         write_atomically(script, script_of(request, site, folder).encode())
         # The description is there before the job can be: a job that nothing tells of would be lost.
@@ -213,7 +214,7 @@ def _values(request: Request, site: Site, folder: Path) -> dict[str, Value]:
 def _arguments(request: Request, folder: Path) -> list[str]:
     if request.recipe is None:
         return list(request.arguments)
-    return [str(folder / "recipe.toml") if word == "{recipe}" else word for word in request.arguments]
+    return [str(folder / RECIPE_NAME) if word == "{recipe}" else word for word in request.arguments]
 
 
 def _check_values(check: CheckSettings, resources: Resources) -> dict[str, Value]:

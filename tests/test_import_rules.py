@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = {"mlc", "mlc.errors", "mlc.languages", "mlc.files"}
+BASE = {"mlc", "mlc.errors", "mlc.languages", "mlc.files", "mlc.run_names"}
 TENSOR_FILES = {"mlc.streamed_file", "mlc.tensor_files"}
 RECIPE = {"mlc.config", "mlc.recipe", "mlc.recipe_objectives"}
 LEAVES = {"mlc.checkpoint", "mlc.data", "mlc.model", "mlc.objectives", "mlc.distributed"}
@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mlc.errors": set(),
     "mlc.languages": set(),
     "mlc.files": set(),
+    "mlc.run_names": set(),
     "mlc.streamed_file": {"mlc.files"},
     "mlc.tensor_files": {"mlc.errors", "mlc.files", "mlc.streamed_file"},
     "mlc.config": BASE,

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from mlc.checkpoint.fence import ATTEMPTS_NAME, OWNER_NAME
+from mlc.checkpoint.fence import ATTEMPTS_NAME
 from mlc.checkpoint.record import (
     BEST_NAME,
     RECORD_NAME,
@@ -40,6 +40,7 @@ from mlc.config import read_table
 from mlc.errors import EXIT_FAILED, CheckpointError, MlcError, UsageError
 from mlc.files import write_json
 from mlc.recipe import CheckpointSection
+from mlc.run_names import METRICS_NAME, OWNER_NAME, RECIPE_NAME
 
 app = typer.Typer(no_args_is_help=True, help="List, verify, prune or convert the checkpoints of a run.")
 
@@ -264,7 +265,7 @@ def _damaged_folders(run: Path) -> list[Path]:
 
 
 def _keep_every_of(run: Path) -> int:
-    path = run / "recipe.toml"
+    path = run / RECIPE_NAME
     if not path.is_file():
         raise UsageError("it is not known which checkpoints the run keeps", needed="--keep-every", where=str(path))
     return read_table(path, "checkpoint", CheckpointSection).keep_every
@@ -315,7 +316,7 @@ def _refuse_while_in_progress(run: Path) -> None:
     if host == socket.gethostname():
         alive = _is_alive(pid)
     else:
-        alive = any(_age_seconds(path) < RECENT_SECONDS for path in (newest, run / "metrics.jsonl"))
+        alive = any(_age_seconds(path) < RECENT_SECONDS for path in (newest, run / METRICS_NAME))
     if alive:
         raise UsageError(
             "the run seems to be in progress",

@@ -30,6 +30,7 @@ from mlc.config import is_finetune_recipe, read_recipe
 from mlc.errors import CheckpointError, MlcError, UsageError
 from mlc.files import sync_file, sync_folder, write_json
 from mlc.recipe import TrainRecipe
+from mlc.run_names import RECIPE_NAME
 from mlc.tensor_files import Layout, PieceReader, read_whole, stream_tensors
 
 Target = Literal["safetensors", "universal"]
@@ -39,8 +40,7 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 MODEL, DESCRIPTION = "model/", "mlc.json"
 WEIGHTS, STATES = "model/weights-", "optimizer/state-"
 """Beginnings of the names of the files that hold pieces."""
-RECIPE = "recipe.toml"
-READ_FOR: dict[Target, tuple[str, ...]] = {"safetensors": (MODEL,), "universal": (MODEL, "optimizer/", RECIPE)}
+READ_FOR: dict[Target, tuple[str, ...]] = {"safetensors": (MODEL,), "universal": (MODEL, "optimizer/", RECIPE_NAME)}
 """Beginnings of the names of the files that a conversion reads."""
 
 
@@ -166,13 +166,13 @@ def _description(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]
 
 
 def _to_universal(folder: Path, record: Record, out: Path, bar: Bar) -> Conversion:
-    if RECIPE in record.files and is_finetune_recipe(folder / RECIPE):
+    if RECIPE_NAME in record.files and is_finetune_recipe(folder / RECIPE_NAME):
         raise UsageError(
             "only checkpoints of pre-training are converted to DeepSpeed's universal format",
             found=str(folder),
             hint=f"mlc checkpoints convert {folder} OUT --to safetensors",
         )
-    recipe = read_recipe(folder / RECIPE, TrainRecipe) if RECIPE in record.files else None
+    recipe = read_recipe(folder / RECIPE_NAME, TrainRecipe) if RECIPE_NAME in record.files else None
     with (
         PieceReader(_files(folder, record, WEIGHTS)) as weights,
         PieceReader(_files(folder, record, STATES)) as optimizer,

@@ -55,8 +55,8 @@ from typing import Self
 
 from mlc.errors import CheckpointError, FencedError
 from mlc.files import json_bytes, sync_folder
+from mlc.run_names import OWNER_NAME
 
-OWNER_NAME = "owner.json"
 ATTEMPTS_NAME = "attempts"
 
 _ATTEMPT = re.compile(r"attempt-([0-9]{8,})")

@@ -37,8 +37,8 @@ from mlc.engine.work import Parts, Work
 from mlc.errors import EXIT_FAILED, EXIT_SAVED, CheckpointError, FencedError, MlcError, RecipeError
 from mlc.files import json_bytes, write_json
 from mlc.recipe import RunRecipe
+from mlc.run_names import EXIT_NAME, RECIPE_NAME
 
-EXIT_NAME = "exit.json"
 LEAVING_SECONDS = 120.0
 
 
@@ -192,7 +192,7 @@ class _Attempt:
             self.run_folder, {"launcher": self.ranks.launcher, "ranks": self.ranks.world_size, **find_job(os.environ)}
         )
         (self.run_folder / EXIT_NAME).unlink(missing_ok=True)  # how an earlier start ended says nothing of this one
-        self._place("recipe.toml", self.recipe.to_toml().encode())
+        self._place(RECIPE_NAME, self.recipe.to_toml().encode())
         self._place("environment.json", json_bytes(environment(self.ranks)))
         return self.fence.generation
 

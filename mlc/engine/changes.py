@@ -18,10 +18,10 @@ from mlc.checkpoint.record import Plan, Record
 from mlc.config import read_recipe
 from mlc.data.batches import check_batch_size
 from mlc.engine.resume import Start
-from mlc.engine.saver import RECIPE
 from mlc.engine.work import Work
 from mlc.errors import RecipeError
 from mlc.recipe import RunRecipe
+from mlc.run_names import RECIPE_NAME
 
 HARMLESS = (
     "run.folder",
@@ -73,7 +73,7 @@ def check_changes(start: Start, work: Work) -> list[str]:
             "the run cannot go on with another " + " and another ".join(fixed),
             found="; ".join(changed[key] for key in fixed),
             needed="the same values",
-            where=str(start.folder / RECIPE),
+            where=str(start.folder / RECIPE_NAME),
             hint="undo the change, or start a new run.folder",
         )
     refused = [key for key in changed if not _within(key, recipe.run.allow_changes)]
@@ -83,7 +83,7 @@ def check_changes(start: Start, work: Work) -> list[str]:
             "the recipe or its data differ from what this run was started with",
             found="; ".join(changed[key] for key in refused),
             needed="the same, or that you allow the change",
-            where=str(start.folder / RECIPE),
+            where=str(start.folder / RECIPE_NAME),
             hint=f"undo the change, or allow it from here on: --set 'run.allow_changes={names}'",
         )
     return [f"changed, as run.allow_changes says: {line}" for line in changed.values()]
@@ -130,7 +130,7 @@ def notes_on(record: Record, *, plan: Plan, zero_stage: int) -> list[str]:
 
 def _saved_recipe(start: Start, recipe: RunRecipe) -> RunRecipe:
     """Read anew, so that keys which a later version of the program brings have their defaults."""
-    return read_recipe(start.folder / RECIPE, type(recipe))
+    return read_recipe(start.folder / RECIPE_NAME, type(recipe))
 
 
 def _check_names(work: Work, flat: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ from rich.text import Text
 
 from mlc.checkpoint.fence import Fence
 from mlc.errors import CheckpointError
+from mlc.run_names import METRICS_NAME
 
-METRICS_NAME = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 5.0
 """A log file gets a line at most this often; metrics.jsonl has every logged step."""
 CLOCK_KEYS = ("tokens_per_second", "tflops_per_second", "mfu", "time")

@@ -51,8 +51,8 @@ from mlc.engine.signals import RankSignals
 from mlc.errors import CheckpointError, FencedError, MlcError
 from mlc.files import FileFacts, hash_file, sync_file
 from mlc.recipe import CheckpointSection
+from mlc.run_names import RECIPE_NAME
 
-RECIPE = "recipe.toml"
 FOLDERS = ("model", "optimizer", "queue")
 
 
@@ -358,9 +358,9 @@ class CheckpointSaver:
     def _describe(self, folder: Path, record: Record) -> dict[str, FileFacts]:
         """Write what is no tensor."""
         self._facts.model_files(folder / "model", {"parameters": record.parameters, **vars(record.position)})
-        (folder / RECIPE).write_text(self._facts.recipe, encoding="utf-8")
+        (folder / RECIPE_NAME).write_text(self._facts.recipe, encoding="utf-8")
         written = {path.relative_to(folder).as_posix() for path in (folder / "model").iterdir()}
-        names = [RECIPE, *sorted(name for name in written if not name.startswith(WEIGHTS))]
+        names = [RECIPE_NAME, *sorted(name for name in written if not name.startswith(WEIGHTS))]
         for name in names:
             sync_file(folder / name)
         return {name: FileFacts((folder / name).stat().st_size, hash_file(folder / name)) for name in names}

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from mlc.errors import DataError, UsageError
 from mlc.evaluate.intervals import Score
+from mlc.run_names import TEST_NAME
 
-TEST_FILE = "test.json"
 MEAN, ZERO_SHOT = "mean", "zero-shot"
 
 
@@ -55,9 +55,9 @@ def read_rows(source: str, score: str = "") -> list[TableRow]:
     file = Path(path if separator else source)
     if file.is_dir():
         name = name if separator else file.name
-        file = file / TEST_FILE
+        file = file / TEST_NAME
     elif not separator:
-        name = file.parent.name if file.name == TEST_FILE else ""
+        name = file.parent.name if file.name == TEST_NAME else ""
     if not file.is_file():
         raise UsageError("there are no results", found=str(file), needed="a results file, or a run with test.json")
     contents = _contents(file)
@@ -157,7 +157,7 @@ def _rows(content: dict[str, Any], name: str, score: str, where: str) -> list[Ta
             return [_test_row(content, name, score, where)]
         return [task_row(content, name or content["model"], score)]
     except (KeyError, TypeError, AttributeError) as error:
-        needed = f"{TEST_FILE}, or a file that --json or a suite wrote"
+        needed = f"{TEST_NAME}, or a file that --json or a suite wrote"
         raise DataError("this is no results file", found=repr(error), needed=needed, where=where) from None
 
 

@@ -16,15 +16,13 @@ from typing import Any
 from mlc.checkpoint.record import checkpoint_folders, step_of
 from mlc.data.manifest import Manifest
 from mlc.errors import ShardError, UsageError
+from mlc.run_names import RECIPE_NAME, TEST_NAME
 from mlc.tasks.loading import LoadedModel
 from mlc.tasks.locate import ModelSource
 
 _COUNTS = ("step", "limit", "max_tokens", "texts", "cut", "seed", "threads", "batch_tokens")
 """Numbers in a result that are no scores."""
 SOURCE_KEYS = ("kind", "view", "name", "weight", "share", "languages")
-RECIPE_NAME = "recipe.toml"
-TEST_FILE = "test.json"
-"""In the folder of a run: mlc.finetune.trial writes it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def read_test(source: ModelSource) -> dict[str, Any] | None:
     """
     run = source.folder.resolve().parent.parent.parent
     try:
-        content = json.loads((run / TEST_FILE).read_text(encoding="utf-8"))
+        content = json.loads((run / TEST_NAME).read_text(encoding="utf-8"))
         step = content["step"]
         if step is None:  # nothing was scored on the way, so the last checkpoint is the one
             step = step_of(checkpoint_folders(run)[-1])

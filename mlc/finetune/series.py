@@ -30,8 +30,8 @@ from mlc.distributed.ranks import RankInfo
 from mlc.errors import EXIT_FAILED, CheckpointError, UsageError
 from mlc.files import write_json
 from mlc.finetune.recipe import FinetuneRecipe
+from mlc.run_names import EXIT_NAME, RECIPE_NAME, TEST_NAME
 
-TEST_NAME, EXIT_NAME, RECIPE_NAME = "test.json", "exit.json", "recipe.toml"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """What asks a run to save and stop (docs/checkpoints.md)."""
 _MAY_DIFFER = ("run.allow_changes", "schedule.total_steps", "schedule.epochs", "schedule.warmup_steps",

@@ -31,13 +31,13 @@ from mlc.finetune.recipe import FinetuneRecipe
 from mlc.finetune.resolve import steps_per_epoch
 from mlc.finetune.translation_copy import WholeCopy
 from mlc.finetune.translation_data import group_of
+from mlc.run_names import SCORES_NAME, TEST_NAME
 from mlc.tasks.encoder import batches_by_length
 from mlc.tasks.features_batch import Array, TaskRows
 from mlc.tasks.learned.predict import predict_rows
 from mlc.tasks.learned.task import LearnedTask
 from mlc.tasks.scores import Scores, mean_over_languages
 
-SCORES_NAME, TEST_NAME = "scores.jsonl", "test.json"
 RESAMPLES_ON_THE_WAY = 100
 """Intervals of scores on the way are for a glance; those of the test have the usual number."""
 

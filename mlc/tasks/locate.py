@@ -16,6 +16,7 @@ from mlc.checkpoint.verify import damage
 from mlc.errors import CheckpointError, UsageError
 from mlc.model import saving
 from mlc.model.saving import FORMAT, INFO, REQUIRED_INFO, read_info
+from mlc.run_names import RECIPE_NAME
 
 EXPORT_FORMAT, FINETUNED_FORMAT = saving.EXPORT_FORMAT, saving.FINETUNED_FORMAT
 FORMATS = {FORMAT: REQUIRED_INFO, EXPORT_FORMAT: saving.EXPORT_INFO, FINETUNED_FORMAT: saving.FINETUNED_INFO}
@@ -70,7 +71,7 @@ def find_model(model: str | Path) -> ModelSource:
     try:
         if step_of(path) is not None or (path / RECORD_NAME).is_file():
             return _checkpoint(path)
-        if (path / "checkpoints").is_dir() or (path / "recipe.toml").is_file():
+        if (path / "checkpoints").is_dir() or (path / RECIPE_NAME).is_file():
             return _newest_checkpoint(path)
     except OSError as error:  # nothing is known of the checkpoint: an older one must not be taken for the newest
         raise CheckpointError("the checkpoint cannot be read", found=str(error), where=str(path)) from None
