@@ -100,6 +100,11 @@ def _rank_main(rank: int, world_size: int, folder: Path, environ: Mapping[str, s
             dist.barrier()  # no rank leaves while another still talks to it
             dist.destroy_process_group()
         (folder / f"result-{rank}.pickle").write_bytes(result)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Past the destructors of C++ libraries: what looks like one of them once aborted a rank ("terminate called
+        # without an active exception").
+        os._exit(0)
     except BaseException as error:
         record = (time.monotonic(), _as_bytes(error), traceback.format_exc())
         (folder / f"error-{rank}.pickle").write_bytes(pickle.dumps(record))
