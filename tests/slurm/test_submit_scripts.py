@@ -6,7 +6,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from slurm_cluster import SlurmCluster, start_in_free_place
@@ -36,26 +38,29 @@ def user(cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return cluster
 
 
-@pytest.fixture
-def gpu_cluster() -> Iterator[SlurmCluster]:
-    """Two nodes that claim 8 GPUs each."""
+@contextmanager
+def cluster_of_two(**values: Any) -> Iterator[SlurmCluster]:
+    """Two nodes beside the cluster of all tests; `values` are `ClusterLayout`'s."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        running = start_in_free_place(ClusterLayout(Path(folder, "g"), nodes=2, cpus_per_node=32, gpus_per_node=8))
+        running = start_in_free_place(ClusterLayout(Path(folder, "c"), nodes=2, **values))
         try:
             yield running
         finally:
             running.stop()
+
+
+@pytest.fixture
+def gpu_cluster() -> Iterator[SlurmCluster]:
+    """Two nodes that claim 8 GPUs each."""
+    with cluster_of_two(cpus_per_node=32, gpus_per_node=8) as running:
+        yield running
 
 
 @pytest.fixture
 def patient_cluster() -> Iterator[SlurmCluster]:
     """Two nodes; it waits longer for a process to end than for a node's answer (5 s), as clusters do by default."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        running = start_in_free_place(ClusterLayout(Path(folder, "p"), nodes=2, kill_wait_seconds=8))
-        try:
-            yield running
-        finally:
-            running.stop()
+    with cluster_of_two(kill_wait_seconds=8) as running:
+        yield running
 
 
 def test_shellcheck_finds_nothing(tmp_path: Path) -> None:
